@@ -1,0 +1,85 @@
+"""What a request is to an engine, and what a scheduler decides about it. Shared by both workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from kvstore.core.ids import BlockHash, RequestId
+from kvstore.tiers.base import TierKind
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. Raises InvalidArgumentError from `validate` for values out of
+    range."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    max_tokens: int = 16
+    ignore_eos: bool = False
+    stop_token_ids: frozenset[int] = frozenset()
+
+
+class FinishReason(Enum):
+    STOP = 1
+    LENGTH = 2
+    CANCELLED = 3
+
+
+@dataclass(slots=True)
+class Request:
+    """One request inside an engine. Owned by the engine's thread.
+
+    ```
+    token_ids:  [ prompt ........................ | output ...... ]
+                0        num_computed                        len
+                [ KV in block_table ][ still to compute          ]
+    ```
+    """
+
+    request_id: RequestId
+    token_ids: list[int]
+    num_prompt_tokens: int
+    sampling: SamplingParams
+    bypass_cache: bool = False
+    block_hashes: list[BlockHash] = field(default_factory=list)
+    """Of the full blocks of `token_ids`; grows as tokens are generated. Empty with `bypass_cache`.
+    """
+    block_table: list[int] = field(default_factory=list)
+    """Device blocks that hold this sequence's KV, in order; the last one may be partly filled."""
+    num_computed: int = 0
+    hit_tokens: dict[TierKind, int] = field(default_factory=dict)
+    arrived_s: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.token_ids) - self.num_computed
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Compute `num_tokens` more tokens of a request in this step: [num_computed, num_computed +
+    num_tokens)."""
+
+    request: Request
+    num_tokens: int
+
+
+class Scheduler(Protocol):
+    """Decides what a step computes. Pure: no clock, no model; owned by the engine's thread."""
+
+    def add(self, request: Request) -> None: ...
+
+    def remove(self, request: Request) -> None:
+        """It finished or was cancelled. Idempotent."""
+
+    def schedule(self) -> Sequence[Chunk]:
+        """What to compute next; empty when there is nothing (or no room) to do."""
