@@ -1,0 +1,58 @@
+# Everything a newcomer needs: `make demo` and `make test`. Both set up .venv by themselves.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := $(shell find proto -name "*.proto")
+MODEL ?=
+ARGS ?=
+
+.PHONY: help install demo serve test quick check format proto clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
+
+install: $(VENV)/.installed ## create .venv and install the tested set of packages
+
+$(VENV)/.installed: pyproject.toml constraints.txt tools/make_venv.sh
+	@echo "==> Installing into $(VENV) (about 1.5 GB; a few minutes the first time)"
+	@PYTHON=$(PYTHON) VENV=$(VENV) bash tools/make_venv.sh
+	@touch $@
+
+demo: install ## run the main job end to end on this machine; MODEL=path-or-hub-id serves that model
+	@$(BIN)/kvstore demo $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
+serve: install ## leave a cluster up until Ctrl-C; MODEL=path-or-hub-id serves that model
+	@$(BIN)/kvstore serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
+test: install ## all tests
+	@echo "==> Running the tests"
+	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+quick: install ## the tests that take seconds
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+check: install ## format, lint, types, layers, generated code, docs
+	@echo "==> Format and lint"
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@echo "==> Types"
+	@$(BIN)/mypy
+	@echo "==> Layers"
+	@$(BIN)/lint-imports --no-logo > .lint-imports.log || { cat .lint-imports.log; exit 1; }; rm -f .lint-imports.log
+	@echo "==> Generated files are up to date"
+	@VENV=$(VENV) bash tools/check_generated.sh
+	@echo "==> Links in the docs"
+	@$(BIN)/python tools/check_links.py
+	@echo "==> All checks passed"
+
+format: install ## rewrite the code in the project's format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+proto: install ## generate code from proto/ and the table of options
+	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+	@$(BIN)/python -m cluster.cli.options_table > docs/configuration.md
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Regenerate into a temporary folder and compare with what is committed.
+set -euo pipefail
+
+fresh=$(mktemp -d)
+trap 'rm -rf "$fresh"' EXIT
+mapfile -t protos < <(find proto -name '*.proto')
+"$VENV/bin/python" -m grpc_tools.protoc -I proto \
+    --python_out="$fresh" --pyi_out="$fresh" --grpc_python_out="$fresh" "${protos[@]}"
+
+status=0
+while read -r file; do
+    if ! cmp -s "$fresh/$file" "$file"; then
+        echo "error: $file is not what proto/ generates; run: make proto" >&2
+        status=1
+    fi
+done < <(cd "$fresh" && find . -name '*_pb2*' -printf '%P\n')
+
+if ! "$VENV/bin/python" -m cluster.cli.options_table | cmp -s - docs/configuration.md; then
+    echo "error: docs/configuration.md is not what the settings generate; run: make proto" >&2
+    status=1
+fi
+exit $status
