@@ -31,9 +31,9 @@ class FinishReason(Enum):
     CANCELLED = 3
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
-    """One request inside an engine. Owned by the engine's thread.
+    """One request inside an engine. Owned by the engine's thread from `submit` on.
 
     ```
     token_ids:  [ prompt ........................ | output ...... ]
@@ -46,6 +46,8 @@ class Request:
     token_ids: list[int]
     num_prompt_tokens: int
     sampling: SamplingParams
+    identity_root: bytes = b""
+    """Where its prefix hash chain starts: the model's identity with the tenant's salt."""
     bypass_cache: bool = False
     block_hashes: list[BlockHash] = field(default_factory=list)
     """Of the full blocks of `token_ids`; grows as tokens are generated. Empty with `bypass_cache`.
@@ -53,7 +55,13 @@ class Request:
     block_table: list[int] = field(default_factory=list)
     """Device blocks that hold this sequence's KV, in order; the last one may be partly filled."""
     num_computed: int = 0
+    num_named: int = 0
+    """Leading blocks of `block_table` that answer to their hashes in the device tier."""
+    loading: bool = False
+    """The store is being asked for its blocks: it must neither be computed nor lose its blocks."""
     hit_tokens: dict[TierKind, int] = field(default_factory=dict)
+    """Prompt tokens that were not computed, by the tier that they came from."""
+    num_preemptions: int = 0
     arrived_s: float = 0.0
 
     def __len__(self) -> int:
@@ -62,6 +70,10 @@ class Request:
     @property
     def num_uncomputed(self) -> int:
         return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +85,36 @@ class Chunk:
     num_tokens: int
 
 
+class Blocks(Protocol):
+    """The device tier as a scheduler sees it: block tables, given whole or not at all."""
+
+    def admit(self, request: Request, *, spare_blocks: int = 0) -> bool:
+        """Fill the block table: room for all its tokens, hits first. False and unchanged if fewer
+        than `spare_blocks` would stay free."""
+
+    def extend(self, request: Request) -> bool:
+        """See that the block table has room for all its tokens. False and unchanged if not."""
+
+    def release(self, request: Request) -> None:
+        """Empty the block table; nothing of the request counts as computed any more."""
+
+
 class Scheduler(Protocol):
     """Decides what a step computes. Pure: no clock, no model; owned by the engine's thread."""
 
-    def add(self, request: Request) -> None: ...
+    def add(self, request: Request) -> None:
+        """Queue it. It holds no blocks yet."""
 
     def remove(self, request: Request) -> None:
-        """It finished or was cancelled. Idempotent."""
+        """It finished or was cancelled; its blocks are the caller's to release. Idempotent."""
 
-    def schedule(self) -> Sequence[Chunk]:
-        """What to compute next; empty when there is nothing (or no room) to do."""
+    def schedule(self, blocks: Blocks) -> Sequence[Chunk]:
+        """Admit, preempt, and say what to compute next; empty when there is nothing (or no room) to
+        do. Requests that are `loading` stay admitted and are left alone."""
+
+    @property
+    def num_running(self) -> int:
+        """Requests admitted: loading or computed."""
+
+    @property
+    def num_waiting(self) -> int: ...

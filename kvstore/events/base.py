@@ -9,9 +9,11 @@ from kvstore.core.ids import BlockKeys
 from kvstore.tiers.base import TierKind
 
 Inventory = Callable[[], Sequence[tuple[TierKind, BlockKeys]]]
-"""All blocks that a publisher holds, for snapshots. Called on the thread that records events, so
-that the snapshot
-and the sequence number agree."""
+"""All blocks that a publisher holds, for snapshots. Called on the publisher's event loop.
+
+It shows at least all that was recorded before the call. Where another thread changes the holdings,
+it returns a copy taken safely, and may show more: events say what is so, so one that is repeated
+after a newer snapshot does no harm."""
 
 
 class EventSink(Protocol):

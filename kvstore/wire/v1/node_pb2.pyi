@@ -34,20 +34,22 @@ class OpenSessionRequest(_message.Message):
     def __init__(self, client_name: _Optional[str] = ..., pid: _Optional[int] = ..., process_start: _Optional[int] = ..., layouts: _Optional[_Iterable[_Union[_block_pb2.KVLayout, _Mapping]]] = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
-    __slots__ = ("session_id", "node_id", "boot_id", "arena_path", "arena_bytes", "lease_ttl_ms")
+    __slots__ = ("session_id", "node_id", "boot_id", "arena_path", "arena_bytes", "lease_ttl_ms", "grpc_port")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     ARENA_PATH_FIELD_NUMBER: _ClassVar[int]
     ARENA_BYTES_FIELD_NUMBER: _ClassVar[int]
     LEASE_TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    GRPC_PORT_FIELD_NUMBER: _ClassVar[int]
     session_id: int
     node_id: str
     boot_id: int
     arena_path: str
     arena_bytes: int
     lease_ttl_ms: int
-    def __init__(self, session_id: _Optional[int] = ..., node_id: _Optional[str] = ..., boot_id: _Optional[int] = ..., arena_path: _Optional[str] = ..., arena_bytes: _Optional[int] = ..., lease_ttl_ms: _Optional[int] = ...) -> None: ...
+    grpc_port: int
+    def __init__(self, session_id: _Optional[int] = ..., node_id: _Optional[str] = ..., boot_id: _Optional[int] = ..., arena_path: _Optional[str] = ..., arena_bytes: _Optional[int] = ..., lease_ttl_ms: _Optional[int] = ..., grpc_port: _Optional[int] = ...) -> None: ...
 
 class KeepAliveRequest(_message.Message):
     __slots__ = ("session_id",)
@@ -84,14 +86,16 @@ class MatchResponse(_message.Message):
     def __init__(self, num_matched: _Optional[int] = ..., tiers: _Optional[bytes] = ...) -> None: ...
 
 class ReserveRequest(_message.Message):
-    __slots__ = ("session_id", "keys", "block_bytes")
+    __slots__ = ("session_id", "keys", "block_bytes", "reservation_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: int
     keys: _block_pb2.BlockKeys
     block_bytes: int
-    def __init__(self, session_id: _Optional[int] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., block_bytes: _Optional[int] = ...) -> None: ...
+    reservation_id: int
+    def __init__(self, session_id: _Optional[int] = ..., keys: _Optional[_Union[_block_pb2.BlockKeys, _Mapping]] = ..., block_bytes: _Optional[int] = ..., reservation_id: _Optional[int] = ...) -> None: ...
 
 class ReserveResponse(_message.Message):
     __slots__ = ("reservation_id", "ttl_ms", "outcomes", "offsets")
@@ -177,6 +181,22 @@ class ReleaseResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ReportRequest(_message.Message):
+    __slots__ = ("session_id", "lease_id", "indices")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    session_id: int
+    lease_id: int
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session_id: _Optional[int] = ..., lease_id: _Optional[int] = ..., indices: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ReportResponse(_message.Message):
+    __slots__ = ("num_dropped",)
+    NUM_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    num_dropped: int
+    def __init__(self, num_dropped: _Optional[int] = ...) -> None: ...
+
 class WriteRequest(_message.Message):
     __slots__ = ("session_id", "reservation_id", "index", "start_byte", "data")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -250,7 +270,7 @@ class StatisticsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatisticsResponse(_message.Message):
-    __slots__ = ("node_id", "boot_id", "uptime_s", "tiers", "misses", "sessions", "leases", "reservations", "last_event_sequence")
+    __slots__ = ("node_id", "boot_id", "uptime_s", "tiers", "misses", "sessions", "leases", "reservations", "last_event_sequence", "write_through_skipped", "orphaned_blocks")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +280,8 @@ class StatisticsResponse(_message.Message):
     LEASES_FIELD_NUMBER: _ClassVar[int]
     RESERVATIONS_FIELD_NUMBER: _ClassVar[int]
     LAST_EVENT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    WRITE_THROUGH_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    ORPHANED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     boot_id: int
     uptime_s: float
@@ -269,4 +291,6 @@ class StatisticsResponse(_message.Message):
     leases: int
     reservations: int
     last_event_sequence: int
-    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[int] = ..., uptime_s: _Optional[float] = ..., tiers: _Optional[_Iterable[_Union[TierStatistics, _Mapping]]] = ..., misses: _Optional[_Iterable[_Union[MissCount, _Mapping]]] = ..., sessions: _Optional[int] = ..., leases: _Optional[int] = ..., reservations: _Optional[int] = ..., last_event_sequence: _Optional[int] = ...) -> None: ...
+    write_through_skipped: int
+    orphaned_blocks: int
+    def __init__(self, node_id: _Optional[str] = ..., boot_id: _Optional[int] = ..., uptime_s: _Optional[float] = ..., tiers: _Optional[_Iterable[_Union[TierStatistics, _Mapping]]] = ..., misses: _Optional[_Iterable[_Union[MissCount, _Mapping]]] = ..., sessions: _Optional[int] = ..., leases: _Optional[int] = ..., reservations: _Optional[int] = ..., last_event_sequence: _Optional[int] = ..., write_through_skipped: _Optional[int] = ..., orphaned_blocks: _Optional[int] = ...) -> None: ...

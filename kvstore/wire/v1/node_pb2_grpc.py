@@ -79,6 +79,11 @@ class NodeServiceStub:
                 request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/kvstore.wire.v1.NodeService/Report',
+                request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReportRequest.SerializeToString,
+                response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReportResponse.FromString,
+                _registered_method=True)
         self.Write = channel.stream_unary(
                 '/kvstore.wire.v1.NodeService/Write',
                 request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.WriteRequest.SerializeToString,
@@ -153,6 +158,12 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Write(self, request_iterator, context):
         """Bytes for clients that cannot map the arena. Write fills reserved blocks; Read returns leased ones.
         """
@@ -219,6 +230,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReleaseRequest.FromString,
                     response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReportRequest.FromString,
+                    response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReportResponse.SerializeToString,
             ),
             'Write': grpc.stream_unary_rpc_method_handler(
                     servicer.Write,
@@ -479,6 +495,33 @@ class NodeService:
             '/kvstore.wire.v1.NodeService/Release',
             kvstore_dot_wire_dot_v1_dot_node__pb2.ReleaseRequest.SerializeToString,
             kvstore_dot_wire_dot_v1_dot_node__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.wire.v1.NodeService/Report',
+            kvstore_dot_wire_dot_v1_dot_node__pb2.ReportRequest.SerializeToString,
+            kvstore_dot_wire_dot_v1_dot_node__pb2.ReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,231 @@
+"""One prompt's way through the cluster: route, prefill, decode, and another way if one fails.
+
+```
+route ─▶ prefill worker ─▶ first token ─▶ published ─▶ decode worker ─▶ tokens
+  │          │ fails before its first token: ──────────────▲   │ fails: another decode worker goes
+  └─ no prefill worker chosen: ────────────────────────────┘   └ on after the tokens so far
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from cluster.gateway.catalog import ModelCatalog
+from cluster.gateway.channels import Chunks, WorkerChannels
+from cluster.gateway.observation import Observation
+from cluster.gateway.prompts import Job
+from cluster.gateway.reports import CompletionReporter
+from cluster.membership.client import ConductorClient
+from cluster.wire.v1 import conductor_pb2 as conductor
+from kvstore.core.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    KVStoreError,
+    ProtocolError,
+    ResourceExhaustedError,
+)
+from model_runner.wire.v1 import generation_pb2 as generation
+
+_LOG = logging.getLogger(__name__)
+
+PUBLISH_WAIT_S = 5.0
+"""Longest wait for a prompt's blocks to be published. After it the decode worker starts, and
+computes what it does not find."""
+
+TokenIds = AsyncGenerator[Sequence[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """All that a generation talks to."""
+
+    conductor: ConductorClient
+    catalog: ModelCatalog
+    workers: WorkerChannels
+    reports: CompletionReporter
+
+
+class Generation:
+    """Generates the answer to one prompt. Owned by one task.
+
+    `deadline_s` is of the event loop's clock. What the properties say is final when `tokens` ends.
+    """
+
+    def __init__(
+        self, job: Job, cluster: Cluster, observation: Observation, *, deadline_s: float
+    ) -> None:
+        self.job = job
+        self.observation = observation
+        self.output_token_ids: list[int] = []
+        self.stopped = False
+        self.prefill_worker = ""
+        self.decode_worker = ""
+        self._cluster = cluster
+        self._deadline_s = deadline_s
+        self._detoured = False
+        """Some other worker took over than the one that was routed to."""
+
+    @property
+    def finished(self) -> bool:
+        """Stopped, or as long as it may be: known even if the worker dies before it says so."""
+        return self.stopped or len(self.output_token_ids) >= self.job.sampling.max_tokens
+
+    async def tokens(self) -> TokenIds:
+        """Token ids as they come. Close it (`contextlib.aclosing`) to cancel the worker's call.
+
+        Raises what the workers or the conductor raised when no other way was left.
+        """
+        failed = False
+        try:
+            route = await self._route()
+            if route.HasField("prefill"):
+                async with aclosing(self._prefill(route.prefill)) as first:
+                    async for token_ids in first:
+                        yield token_ids
+            if not self.finished:
+                async with aclosing(self._decode(route.decode)) as rest:
+                    async for token_ids in rest:
+                        yield token_ids
+        except KVStoreError:
+            failed = True
+            raise
+        finally:
+            self._report(failed=failed or not self.output_token_ids)
+
+    async def _route(self) -> conductor.RouteResponse:
+        """Asked again for the same request, the conductor avoids the workers it named before."""
+        return await self._cluster.conductor.route(
+            conductor.RouteRequest(
+                request_id=self.job.request_id,
+                model=self.job.model.name,
+                routing_keys=self.job.routing_keys,
+                prompt_tokens=len(self.job.prompt_token_ids),
+                max_tokens=self.job.sampling.max_tokens,
+                bypass_cache=self.job.bypass_cache,
+            )
+        )
+
+    async def _prefill(self, worker: conductor.Member) -> TokenIds:
+        """The first token, at once. Ends when the prompt's blocks can be fetched, or when the
+        worker failed: then the decode worker computes what is missing.
+
+        Waits even if the first token is the last one: closing the call could end the publishing.
+        """
+        self.prefill_worker = worker.member_id
+        stream = self._cluster.workers.prefill(
+            worker.grpc_address, self._request(), timeout_s=self._left_s()
+        )
+        try:
+            async with aclosing(stream) as chunks:
+                async for chunk in chunks:
+                    if token_ids := self._take(chunk):
+                        yield token_ids
+                        break
+                if not self.output_token_ids:
+                    raise ProtocolError(f"{worker.member_id} ended its stream without a token")
+                await _until_published(chunks)
+        except KVStoreError as error:
+            # A full queue is no failure: were it passed by, the load would move to the decode
+            # workers, whose running requests would all slow down.
+            overloaded = isinstance(error, ResourceExhaustedError) and not self.output_token_ids
+            if overloaded or not _another_way_may_work(error):
+                raise
+            self._detoured = True
+            _LOG.warning("prefill worker %s failed: %s", worker.member_id, error)
+
+    async def _decode(self, worker: conductor.Member) -> TokenIds:
+        for retries_left in (1, 0):
+            try:
+                async with aclosing(self._decode_on(worker)) as stream:
+                    async for token_ids in stream:
+                        yield token_ids
+                return
+            except KVStoreError as error:
+                if self.finished:
+                    return
+                if not retries_left or not _another_way_may_work(error):
+                    raise
+                _LOG.warning("decode worker %s failed: %s", worker.member_id, error)
+                worker = await self._another_decode_worker(worker, error)
+
+    async def _decode_on(self, worker: conductor.Member) -> TokenIds:
+        self.decode_worker = worker.member_id
+        stream = self._cluster.workers.decode(
+            worker.grpc_address, self._request(), timeout_s=self._left_s()
+        )
+        async with aclosing(stream) as chunks:
+            async for chunk in chunks:
+                if token_ids := self._take(chunk):
+                    yield token_ids
+                if chunk.finish_reason != generation.FINISH_REASON_UNSPECIFIED:
+                    return
+        if not self.finished:
+            raise ProtocolError(f"decode worker {worker.member_id} ended its stream too early")
+
+    async def _another_decode_worker(
+        self, failed: conductor.Member, error: KVStoreError
+    ) -> conductor.Member:
+        """The conductor's choice; without a conductor, the best of those last seen.
+
+        The failed one itself where there is no other: it may have been a moment's trouble. Not if
+        it is full: then that is the answer.
+        """
+        self._detoured = True
+        try:
+            chosen = (await self._route()).decode
+        except KVStoreError as route_error:
+            _LOG.warning("no new route: %s", route_error)
+            chosen = failed
+        if chosen.member_id != failed.member_id:
+            return chosen
+        other = self._cluster.catalog.other_decode_worker(self.job.model.name, failed)
+        if other is None and isinstance(error, ResourceExhaustedError):
+            raise error
+        return other or failed
+
+    def _request(self) -> generation.GenerateRequest:
+        return generation.GenerateRequest(
+            request_id=self.job.request_id,
+            model=self.job.model.name,
+            prompt_token_ids=self.job.prompt_token_ids,
+            output_token_ids=self.output_token_ids,
+            sampling=self.job.sampling,
+            bypass_cache=self.job.bypass_cache,
+        )
+
+    def _take(self, chunk: generation.GenerateChunk) -> list[int]:
+        """Takes notice of a chunk; returns its tokens."""
+        self.observation.chunk(chunk)
+        token_ids = list(chunk.token_ids)
+        self.output_token_ids += token_ids
+        self.stopped = chunk.finish_reason == generation.FINISH_REASON_STOP
+        return token_ids
+
+    def _left_s(self) -> float:
+        return max(0.0, self._deadline_s - asyncio.get_running_loop().time())
+
+    def _report(self, *, failed: bool) -> None:
+        completion = self.observation.completion(
+            self.job.request_id, failed=failed, as_routed=not self._detoured
+        )
+        self._cluster.reports.report(completion)
+
+
+async def _until_published(chunks: Chunks) -> None:
+    try:
+        async with asyncio.timeout(PUBLISH_WAIT_S):
+            async for chunk in chunks:
+                if chunk.published:
+                    return
+    except TimeoutError:
+        _LOG.warning("a prompt was not published within %s s; decoding without", PUBLISH_WAIT_S)
+
+
+def _another_way_may_work(error: KVStoreError) -> bool:
+    """Not if the request itself is at fault, or its time is up."""
+    return type(error) is not InvalidArgumentError and not isinstance(error, DeadlineExceededError)

@@ -1,0 +1,140 @@
+"""One request for text, from its body to its response."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cluster.gateway import responses
+from cluster.gateway.admission import InFlight
+from cluster.gateway.answer import Answer
+from cluster.gateway.config import GatewayConfig
+from cluster.gateway.generate import Cluster, Generation
+from cluster.gateway.observation import Observation
+from cluster.gateway.openai_format import Envelope, Format
+from cluster.gateway.prompts import Job, build_job
+from cluster.gateway.schemas import GenerationFields
+from cluster.gateway.tokenizers import TokenizerCache
+from kvstore.core.errors import DeadlineExceededError
+from kvstore.observability.metrics import ServingMetrics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+INLINE_BODY_BYTES_MAX = 16 << 10
+"""Prompts of larger bodies are tokenized and hashed on a thread: others' tokens must not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What requests share. Lives as long as the application."""
+
+    config: GatewayConfig
+    cluster: Cluster
+    tokenizers: TokenizerCache
+    metrics: ServingMetrics
+    in_flight: InFlight
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the two routes differ in."""
+
+    fields: GenerationFields
+    prompts: int
+    encode: Callable[[PreTrainedTokenizerBase], Sequence[list[int]]]
+    format: Format
+    answer_tokens_asked: int | None
+    answer_tokens_default: int | None
+
+
+async def serve(services: Services, request: Request, call: Call) -> Response:
+    """Raises errors of `kvstore.core.errors` as long as the response has not begun."""
+    deadline_s = asyncio.get_running_loop().time() + services.config.request_timeout_s
+    return await responses.while_connected(
+        request, lambda: _respond(services, request, call, deadline_s)
+    )
+
+
+async def _respond(services: Services, request: Request, call: Call, deadline_s: float) -> Response:
+    envelope = Envelope(
+        call.format.id_prefix + secrets.token_hex(12), int(time.time()), call.fields.model
+    )
+    async with AsyncExitStack() as resources:
+        resources.enter_context(services.in_flight.admit(call.prompts))
+        answer = await _start(services, request, call, envelope.id, deadline_s)
+        resources.push_async_callback(answer.close)
+        if not call.fields.stream:
+            return await responses.whole(answer, envelope, call.format)
+        pieces = answer.pieces()
+        first = await anext(pieces)
+        return responses.EventStream(
+            responses.events(
+                answer,
+                first,
+                pieces,
+                envelope,
+                call.format,
+                include_usage=call.fields.include_usage,
+            ),
+            resources.pop_all(),
+            headers=responses.worker_headers(answer),
+            deadline_s=deadline_s,
+        )
+
+
+async def _start(
+    services: Services, request: Request, call: Call, answer_id: str, deadline_s: float
+) -> Answer:
+    arrived_s = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout_at(deadline_s):
+            model = await services.cluster.catalog.get(call.fields.model)
+            tokenizer = await services.tokenizers.get(model)
+
+            def build() -> list[Job]:
+                return [
+                    build_job(
+                        f"{answer_id}-{index}",
+                        model,
+                        token_ids,
+                        call.fields,
+                        call.answer_tokens_asked,
+                        call.answer_tokens_default,
+                    )
+                    for index, token_ids in enumerate(call.encode(tokenizer))
+                ]
+
+            large = len(await request.body()) > INLINE_BODY_BYTES_MAX
+            jobs = await asyncio.to_thread(build) if large else build()
+    except DeadlineExceededError:  # of the conductor; it says more
+        raise
+    except TimeoutError as error:
+        raise DeadlineExceededError("the request could not be prepared in time") from error
+    answer = Answer(
+        [_generation(services, job, arrived_s, deadline_s) for job in jobs],
+        tokenizer,
+        call.fields.stop,
+        deadline_s=deadline_s,
+    )
+    answer.start()
+    return answer
+
+
+def _generation(services: Services, job: Job, arrived_s: float, deadline_s: float) -> Generation:
+    observation = Observation(
+        services.metrics,
+        asyncio.get_running_loop().time,
+        model=job.model.name,
+        prompt_tokens=len(job.prompt_token_ids),
+        arrived_s=arrived_s,
+    )
+    return Generation(job, services.cluster, observation, deadline_s=deadline_s)

@@ -1,0 +1,60 @@
+"""Nodes and workers as members: the server, and its registration with the conductor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from cluster.membership.registrar import Registrar
+from cluster.wire.v1 import conductor_pb2 as pb
+
+
+class Server(Protocol):
+    """A node or a worker."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+
+class Member:
+    """A server that registers once it serves, and drains before it stops serving.
+
+    Without an address of a conductor it serves just the same, and registers nowhere.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        conductor: str | None,
+        describe: Callable[[], pb.Member],
+        load: Callable[[], pb.Load],
+    ) -> None:
+        """`describe` is asked once the server has started."""
+        self._server = server
+        self._conductor = conductor
+        self._describe = describe
+        self._load = load
+        self._registrar: Registrar | None = None
+
+    async def start(self) -> None:
+        await self._server.start()
+        if self._conductor is not None:
+            self._registrar = Registrar(
+                self._conductor, self._describe(), self._server.epoch, self._load
+            )
+            await self._registrar.start()
+
+    async def stop(self) -> None:
+        if self._registrar is not None:
+            await self._registrar.stop()
+        await self._server.stop()
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        described = self._describe()
+        names = ("grpc_address", "event_endpoint", "replay_endpoint")
+        return {name: str(getattr(described, name)) for name in names}

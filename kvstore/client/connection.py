@@ -1,0 +1,224 @@
+"""A client's session with its node: opened, kept alive, and opened anew when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from kvstore.client.deadline import Deadline
+from kvstore.client.endpoint import open_bulk_channel
+from kvstore.core.errors import (
+    ConfigurationError,
+    KVStoreError,
+    SessionExpiredError,
+    UnavailableError,
+)
+from kvstore.core.layout import KVLayout
+from kvstore.tiers.host.arena import Arena
+from kvstore.transports.base import Channel
+from kvstore.transports.grpc.channel import GrpcChannel
+from kvstore.transports.process import this_process
+from kvstore.wire.v1 import block_pb2, node_pb2
+
+_LOG = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Message)
+
+MAX_ABORTS_UNSENT = 4_096
+CLOSE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open session. `arena` is None where bytes go by gRPC, over `bulk`."""
+
+    id: int
+    boot_id: int
+    ttl_s: float
+    arena: Arena | None
+    bulk: GrpcChannel | None
+
+    async def close(self) -> None:
+        if self.arena is not None:
+            self.arena.close()
+        if self.bulk is not None:
+            await self.bulk.close()
+
+
+class Connection:
+    """Owned by one event loop. `executor` takes large copies and checksums off that loop."""
+
+    def __init__(
+        self, channel: Channel, endpoint: str, client_name: str, layouts: Sequence[KVLayout]
+    ) -> None:
+        self.channel = channel
+        self.executor = ThreadPoolExecutor(2, thread_name_prefix="kvstore-client")
+        self._endpoint = endpoint
+        self._client_name = client_name
+        self._layouts = layouts
+        self._session: Session | None = None
+        self._opening = asyncio.Lock()
+        self._keeper: asyncio.Task[None] | None = None
+        self._aborter: asyncio.Task[None] | None = None
+        self._aborts: deque[node_pb2.AbortRequest] = deque(maxlen=MAX_ABORTS_UNSENT)
+        self._closed = False
+
+    async def call(
+        self, method: str, request: Any, response_type: type[R], deadline: Deadline
+    ) -> tuple[R, Session]:
+        """Call within the session, in a new one if the node no longer knows the old one."""
+        session = await self.session(deadline)
+        try:
+            return await self._call_in(session, method, request, response_type, deadline), session
+        except SessionExpiredError:
+            await self._forget(session)
+        session = await self.session(deadline)
+        return await self._call_in(session, method, request, response_type, deadline), session
+
+    async def session(self, deadline: Deadline) -> Session:
+        """The session, opened if there is none."""
+        if self._closed:
+            raise UnavailableError("the client is closed; connect again")
+        async with self._opening:
+            if self._session is None:
+                self._session = await self._open(deadline)
+            if self._keeper is None:
+                self._keeper = asyncio.create_task(self._keep_alive())
+            return self._session
+
+    def abort(self, session_id: int, reservation_id: int) -> asyncio.Task[None]:
+        """Tell the node that nobody writes to that reservation any more; the task never fails.
+
+        The node keeps the memory back until it hears this: what cannot be sent now is sent with
+        the next keep-alive.
+        """
+        self._aborts.append(
+            node_pb2.AbortRequest(session_id=session_id, reservation_id=reservation_id)
+        )
+        if self._aborter is None or self._aborter.done():
+            self._aborter = asyncio.create_task(self._send_aborts())
+        return self._aborter
+
+    async def close(self) -> None:
+        """Ends the session, by which the node frees all that it held. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        if self._aborter is not None:
+            await asyncio.wait([self._aborter])
+        await self._send_aborts()
+        if self._session is not None:
+            request = node_pb2.CloseSessionRequest(session_id=self._session.id)
+            with suppress(KVStoreError):  # a node that does not hear it notices our silence
+                await self.channel.call(
+                    "CloseSession", request, node_pb2.CloseSessionResponse, deadline_s=CLOSE_S
+                )
+            await self._session.close()
+        await self.channel.close()
+        self.executor.shutdown()
+
+    async def _call_in(
+        self,
+        session: Session,
+        method: str,
+        request: Any,
+        response_type: type[R],
+        deadline: Deadline,
+    ) -> R:
+        request.session_id = session.id
+        return await self.channel.call(
+            method, request, response_type, deadline_s=deadline.remaining_s()
+        )
+
+    async def _open(self, deadline: Deadline) -> Session:
+        process = this_process()
+        opened = await self._open_as(process.pid, process.start_ticks, deadline)
+        if not opened.arena_path:
+            return self._session_of(opened, None)
+        try:
+            return self._session_of(opened, Arena.attach(opened.arena_path))
+        except ConfigurationError as error:
+            _LOG.info("bytes go by gRPC: %s", error)
+        # The node must not count on a mapping that we have not got: open as a remote client.
+        close = node_pb2.CloseSessionRequest(session_id=opened.session_id)
+        await self.channel.call(
+            "CloseSession",
+            close,
+            node_pb2.CloseSessionResponse,
+            deadline_s=deadline.remaining_s(),
+        )
+        return self._session_of(await self._open_as(0, 0, deadline), None)
+
+    async def _open_as(
+        self, pid: int, start_ticks: int, deadline: Deadline
+    ) -> node_pb2.OpenSessionResponse:
+        request = node_pb2.OpenSessionRequest(
+            client_name=self._client_name,
+            pid=pid,
+            process_start=start_ticks,
+            layouts=[_layout_message(layout) for layout in self._layouts],
+        )
+        return await self.channel.call(
+            "OpenSession",
+            request,
+            node_pb2.OpenSessionResponse,
+            deadline_s=deadline.remaining_s(),
+        )
+
+    def _session_of(self, opened: node_pb2.OpenSessionResponse, arena: Arena | None) -> Session:
+        bulk = None if arena else open_bulk_channel(self._endpoint, opened.grpc_port)
+        ttl_s = opened.lease_ttl_ms / 1000
+        return Session(opened.session_id, opened.boot_id, ttl_s, arena, bulk)
+
+    async def _forget(self, session: Session) -> None:
+        if self._session is session:
+            self._session = None
+            await session.close()
+
+    async def _keep_alive(self) -> None:
+        while True:
+            interval_s = self._session.ttl_s / 3 if self._session else CLOSE_S
+            await asyncio.sleep(interval_s)
+            try:
+                await self.call(
+                    "KeepAlive",
+                    node_pb2.KeepAliveRequest(),
+                    node_pb2.KeepAliveResponse,
+                    Deadline(interval_s),
+                )
+            except KVStoreError as error:
+                _LOG.debug("keep-alive of %s: %s", self._endpoint, error)
+            else:
+                await self._send_aborts()
+
+    async def _send_aborts(self) -> None:
+        while self._aborts:
+            request = self._aborts.popleft()
+            try:
+                await self.channel.call(
+                    "Abort", request, node_pb2.AbortResponse, deadline_s=CLOSE_S
+                )
+            except KVStoreError:
+                self._aborts.append(request)
+                return
+
+
+def _layout_message(layout: KVLayout) -> block_pb2.KVLayout:
+    return block_pb2.KVLayout(
+        num_layers=layout.num_layers,
+        num_kv_heads=layout.num_kv_heads,
+        head_dim=layout.head_dim,
+        block_size_tokens=layout.block_size_tokens,
+        dtype=layout.dtype,
+    )

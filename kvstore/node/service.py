@@ -1,0 +1,232 @@
+"""NodeService: messages in, verbs of the block manager, messages out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import cast
+
+from kvstore.core.errors import InvalidArgumentError
+from kvstore.core.ids import LeaseId, ReservationId, SessionId
+from kvstore.core.ports import Clock
+from kvstore.node import validation
+from kvstore.node.manager import BlockManager
+from kvstore.tiers.base import MissReason, TierKind, TierStatistics
+from kvstore.transports.base import Handler
+from kvstore.transports.process import ProcessIdentity
+from kvstore.wire.v1 import block_pb2, node_pb2
+
+READ_PIECE_BYTES = 1 << 20
+"""Bytes of one message of Read: well below the message limit of every transport."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What sessions and statistics tell of the node itself."""
+
+    node_id: str
+    boot_id: int
+    arena_path: str
+    arena_bytes: int
+    max_block_bytes: int
+    lease_ttl_ms: int
+
+
+class NodeService:
+    """Handlers of NodeService by name, for any transport. Lives on the node's event loop."""
+
+    def __init__(
+        self,
+        manager: BlockManager,
+        facts: NodeFacts,
+        clock: Clock,
+        last_event_sequence: Callable[[], int],
+    ) -> None:
+        self._manager = manager
+        self._facts = facts
+        self._last_event_sequence = last_event_sequence
+        self._clock = clock
+        self._started_s = clock()
+        self.grpc_port = 0
+        """Known once the gRPC server listens."""
+
+    def handlers(self) -> dict[str, Handler]:
+        """The unary methods. `write` and `read` are streams, which gRPC alone serves."""
+        methods = {
+            "OpenSession": self._open_session,
+            "KeepAlive": self._keep_alive,
+            "CloseSession": self._close_session,
+            "Match": self._match,
+            "Reserve": self._reserve,
+            "Commit": self._commit,
+            "Abort": self._abort,
+            "Acquire": self._acquire,
+            "Release": self._release,
+            "Report": self._report,
+            "Statistics": self._statistics,
+        }
+        return {name: cast(Handler, method) for name, method in methods.items()}
+
+    async def write(self, requests: AsyncIterator[node_pb2.WriteRequest]) -> node_pb2.WriteResponse:
+        bytes_written = 0
+        async for request in requests:
+            self._manager.write(
+                SessionId(request.session_id),
+                ReservationId(request.reservation_id),
+                request.index,
+                request.start_byte,
+                request.data,
+            )
+            bytes_written += len(request.data)
+        return node_pb2.WriteResponse(bytes_written=bytes_written)
+
+    async def read(self, request: node_pb2.ReadRequest) -> AsyncIterator[node_pb2.ReadResponse]:
+        validation.check_count("indices", len(request.indices))
+        session_id, lease_id = SessionId(request.session_id), LeaseId(request.lease_id)
+        num_found = self._manager.num_found(session_id, lease_id)
+        for index in request.indices or range(num_found):
+            start_byte = 0
+            while data := self._manager.read(
+                session_id, lease_id, index, start_byte, READ_PIECE_BYTES
+            ):
+                yield node_pb2.ReadResponse(index=index, start_byte=start_byte, data=data)
+                start_byte += len(data)
+
+    async def _open_session(
+        self, request: node_pb2.OpenSessionRequest
+    ) -> node_pb2.OpenSessionResponse:
+        process = _visible_process(request)
+        session = self._manager.open_session(
+            validation.check_name("client_name", request.client_name),
+            process,
+            validation.check_layouts(request.layouts, self._facts.max_block_bytes),
+        )
+        return node_pb2.OpenSessionResponse(
+            session_id=session.id,
+            node_id=self._facts.node_id,
+            boot_id=self._facts.boot_id,
+            arena_path=self._facts.arena_path if process else "",
+            arena_bytes=self._facts.arena_bytes,
+            lease_ttl_ms=self._facts.lease_ttl_ms,
+            grpc_port=self.grpc_port,
+        )
+
+    async def _keep_alive(self, request: node_pb2.KeepAliveRequest) -> node_pb2.KeepAliveResponse:
+        self._manager.keep_alive(SessionId(request.session_id))
+        return node_pb2.KeepAliveResponse()
+
+    async def _close_session(
+        self, request: node_pb2.CloseSessionRequest
+    ) -> node_pb2.CloseSessionResponse:
+        self._manager.close_session(SessionId(request.session_id))
+        return node_pb2.CloseSessionResponse()
+
+    async def _match(self, request: node_pb2.MatchRequest) -> node_pb2.MatchResponse:
+        tiers = self._manager.match(validation.check_keys(request.keys))
+        return node_pb2.MatchResponse(num_matched=len(tiers), tiers=bytes(tiers))
+
+    async def _reserve(self, request: node_pb2.ReserveRequest) -> node_pb2.ReserveResponse:
+        reservation, outcomes = self._manager.reserve(
+            SessionId(request.session_id),
+            validation.check_keys(request.keys),
+            validation.check_block_bytes(request.block_bytes, self._facts.max_block_bytes),
+            ReservationId(request.reservation_id),
+        )
+        return node_pb2.ReserveResponse(
+            reservation_id=reservation.id,
+            ttl_ms=self._facts.lease_ttl_ms,
+            outcomes=bytes(outcomes),
+            offsets=[slot.offset for slot in reservation.slots],
+        )
+
+    async def _commit(self, request: node_pb2.CommitRequest) -> node_pb2.CommitResponse:
+        self._manager.commit(
+            SessionId(request.session_id),
+            ReservationId(request.reservation_id),
+            validation.check_committed(request),
+        )
+        return node_pb2.CommitResponse()
+
+    async def _abort(self, request: node_pb2.AbortRequest) -> node_pb2.AbortResponse:
+        self._manager.abort(SessionId(request.session_id), ReservationId(request.reservation_id))
+        return node_pb2.AbortResponse()
+
+    async def _acquire(self, request: node_pb2.AcquireRequest) -> node_pb2.AcquireResponse:
+        acquired = await self._manager.acquire(
+            SessionId(request.session_id),
+            validation.check_keys(request.keys),
+            validation.check_wait_s(request.wait_ms),
+        )
+        slots = [resident.slot for resident in acquired.lease.residents]
+        return node_pb2.AcquireResponse(
+            lease_id=acquired.lease.id,
+            ttl_ms=self._facts.lease_ttl_ms,
+            tiers=bytes(tier if isinstance(tier, TierKind) else 0 for tier in acquired.tiers),
+            miss_reasons=bytes(
+                miss if isinstance(miss, MissReason) else 0 for miss in acquired.tiers
+            ),
+            offsets=[slot.offset for slot in slots],
+            generations=[slot.generation for slot in slots],
+            lengths_bytes=[slot.length_bytes for slot in slots],
+            checksums=[resident.checksum for resident in acquired.lease.residents],
+        )
+
+    async def _release(self, request: node_pb2.ReleaseRequest) -> node_pb2.ReleaseResponse:
+        validation.check_count("lease_ids", len(request.lease_ids))
+        self._manager.release(
+            SessionId(request.session_id), [LeaseId(lease_id) for lease_id in request.lease_ids]
+        )
+        return node_pb2.ReleaseResponse()
+
+    async def _report(self, request: node_pb2.ReportRequest) -> node_pb2.ReportResponse:
+        validation.check_count("indices", len(request.indices))
+        num_dropped = await self._manager.report(
+            SessionId(request.session_id), LeaseId(request.lease_id), request.indices
+        )
+        return node_pb2.ReportResponse(num_dropped=num_dropped)
+
+    async def _statistics(self, request: node_pb2.StatisticsRequest) -> node_pb2.StatisticsResponse:
+        statistics = self._manager.statistics()
+        return node_pb2.StatisticsResponse(
+            node_id=self._facts.node_id,
+            boot_id=self._facts.boot_id,
+            uptime_s=self._clock() - self._started_s,
+            tiers=[_tier_message(tier) for tier in statistics.tiers],
+            misses=[
+                node_pb2.MissCount(reason=block_pb2.MissReason.Name(reason), blocks=blocks)
+                for reason, blocks in sorted(statistics.misses.items())
+            ],
+            sessions=statistics.sessions,
+            leases=statistics.leases,
+            reservations=statistics.reservations,
+            last_event_sequence=self._last_event_sequence(),
+            write_through_skipped=statistics.write_through_skipped,
+            orphaned_blocks=statistics.orphaned_blocks,
+        )
+
+
+def _visible_process(request: node_pb2.OpenSessionRequest) -> ProcessIdentity | None:
+    """The client's process, or None where it must not map the arena.
+
+    The node has to see a process die before it reuses memory that the process may write. One in
+    another pid namespace, like one on another host, it cannot see: it gets no arena.
+    """
+    if request.pid == 0:
+        return None
+    if request.pid > 0x7FFFFFFF:
+        raise InvalidArgumentError(f"pid must be a process id, got {request.pid}")
+    process = ProcessIdentity(request.pid, request.process_start)
+    return process if process.can_run() else None
+
+
+def _tier_message(tier: TierStatistics) -> node_pb2.TierStatistics:
+    return node_pb2.TierStatistics(
+        tier=block_pb2.Tier.Name(tier.kind),
+        capacity_bytes=tier.capacity_bytes,
+        used_bytes=tier.used_bytes,
+        blocks=tier.blocks,
+        hits=tier.hits,
+        evictions=tier.evictions,
+        corruptions=tier.corruptions,
+        errors=tier.errors,
+    )

@@ -1,0 +1,219 @@
+"""What an engine does between two waits: everything but the thread that does it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from kvstore.core.errors import KVStoreError
+from kvstore.core.ids import BlockKeys, RequestId
+from kvstore.core.ports import Clock
+from kvstore.events.base import EventSink
+from kvstore.tiers.base import TierKind
+from kvstore.tiers.device.pool import BlockPool
+from model_runner.engine_blocks import BlockRun, BlockTables
+from model_runner.engine_output import EngineLoad, EngineOutput
+from model_runner.engine_request import LiveRequest, LiveRequests
+from model_runner.engine_step import StepModel, StepResult, compute_step
+from model_runner.store import StoreConnector
+from model_runner.types import Chunk, FinishReason, Request, Scheduler
+
+_LOG = logging.getLogger(__name__)
+
+Post = Callable[[Callable[[], None]], None]
+"""Has something called between two steps; may be used from any thread."""
+
+
+class EngineCore:
+    """One step after another. Owned by one thread.
+
+    ```
+    add ─▶ waiting ─admit─▶ loading ─▶ computed, step by step ─▶ answered ─▶ published
+              ▲             (store)       │        └ full blocks: named, published
+              └──────── preempted ◀───────┘
+    ```
+    It never waits for the store: a request that is being fetched is `loading` while others are
+    computed, and blocks being published keep a reference until they are copied out.
+    """
+
+    def __init__(
+        self,
+        model: StepModel,
+        scheduler: Scheduler,
+        store: StoreConnector,
+        sink: EventSink,
+        live: LiveRequests,
+        post: Post,
+        clock: Clock,
+    ) -> None:
+        self._model = model
+        self._scheduler = scheduler
+        self._store = store
+        self._sink = sink
+        self._live = live
+        self._post = post
+        self._clock = clock
+        self._pool = BlockPool(model.cache.num_blocks)
+        self._blocks = BlockTables(
+            self._pool, model.layout.block_size_tokens, asks_store=store.enabled
+        )
+
+    def add(self, request: Request) -> None:
+        """Queue a request that has entered `live`."""
+        self._scheduler.add(request)
+
+    def cancel(self, request_id: RequestId) -> None:
+        live = self._live.get(request_id)
+        if live is None:
+            return
+        if live.answered:
+            self._live.leave(request_id)
+        else:
+            self._finish(live, EngineOutput(finish_reason=FinishReason.CANCELLED))
+
+    def step(self) -> bool:
+        """Admit, compute, tell. True if anything was computed: there may be more to do at once."""
+        chunks = self._scheduler.schedule(self._blocks)
+        for request in self._blocks.take_admitted():
+            self._start(request)
+        if chunks:
+            self._compute(chunks)
+        self._record_events()
+        return bool(chunks)
+
+    def load(self) -> EngineLoad:
+        requests = [live.request for live in self._live.snapshot() if not live.answered]
+        return EngineLoad(
+            running=self._scheduler.num_running,
+            waiting=max(0, len(requests) - self._scheduler.num_running),
+            waiting_tokens=sum(request.num_uncomputed for request in requests),
+            free_blocks=self._pool.num_free,
+            total_blocks=self._pool.num_blocks,
+        )
+
+    def end_all(self, error: KVStoreError) -> None:
+        """Tell all live requests that they will not be finished. Nothing may follow."""
+        for live in self._live.snapshot():
+            if self._live.leave(live.request.request_id):
+                live.emit(EngineOutput(error=error))
+
+    def _start(self, request: Request) -> None:
+        """Admitted. The store may have evicted what is here, and have what is not here."""
+        live = self._live.get(request.request_id)
+        assert live is not None
+        self._publish([(live, self._blocks.hits(request))])
+        if request.loading:
+            wanted = self._blocks.wanted(request)
+            self._store.fetch(
+                wanted.hashes,
+                wanted.block_ids,
+                lambda tiers: self._post(partial(self._loaded, request, tiers)),
+            )
+
+    def _loaded(self, request: Request, tiers: Sequence[TierKind]) -> None:
+        self._blocks.loaded(request, tiers)
+        if self._live.get(request.request_id) is None:  # cancelled meanwhile
+            self._blocks.release(request)
+
+    def _compute(self, chunks: Sequence[Chunk]) -> None:
+        started_s = self._clock()
+        results = self._results(chunks)
+        took_s = self._clock() - started_s
+        lives = []
+        for chunk in chunks:
+            live = self._live.get(chunk.request.request_id)
+            assert live is not None
+            live.computed(started_s, took_s)
+            lives.append(live)
+        self._name_blocks(lives, chunks, results)
+        for live, result in zip(lives, results, strict=True):
+            self._tell(live, result)
+
+    def _results(self, chunks: Sequence[Chunk]) -> Sequence[StepResult]:
+        try:
+            return compute_step(self._model, chunks)
+        except Exception as error:
+            # The boundary of a step: whatever the model raises ends these requests, no others.
+            _LOG.exception("a step of %d requests failed", len(chunks))
+            return [_step_error(error)] * len(chunks)
+
+    def _name_blocks(
+        self,
+        lives: Sequence[LiveRequest],
+        chunks: Sequence[Chunk],
+        results: Sequence[StepResult],
+    ) -> None:
+        named = []
+        for live, chunk, result in zip(lives, chunks, results, strict=True):
+            if not isinstance(result, KVStoreError):
+                live.request.num_computed += chunk.num_tokens
+                named.append((live, self._blocks.complete(live.request)))
+        self._publish(named)
+
+    def _tell(self, live: LiveRequest, result: StepResult) -> None:
+        if result is None:  # its prompt goes on in the next step
+            return
+        if isinstance(result, KVStoreError):
+            self._finish(live, EngineOutput(error=result))
+            return
+        live.request.token_ids.append(result)
+        output = live.output(self._model.eos_token_ids)
+        if output.finish_reason is None:
+            live.emit(output)
+        else:
+            self._finish(live, output)
+
+    def _finish(self, live: LiveRequest, output: EngineOutput) -> None:
+        """Give back what the request holds (a loading one when that is over), and tell."""
+        request = live.request
+        self._scheduler.remove(request)
+        if not request.loading:
+            self._blocks.release(request)
+        live.answered = True
+        live.emit(output)
+        if output.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._settle(live)
+        else:
+            self._live.leave(request.request_id)
+
+    def _publish(self, named: Sequence[tuple[LiveRequest, BlockRun]]) -> None:
+        """Hand the blocks of a whole step to the store in one batch, and their references with
+        them."""
+        lives = [live for live, run in named if run.hashes]
+        hashes = [block_hash for _, run in named for block_hash in run.hashes]
+        block_ids = [block for _, run in named for block in run.block_ids]
+        if not hashes:
+            return
+        for live in lives:
+            live.num_publishing += 1
+        published = partial(self._published, lives, block_ids)
+        if not self._store.publish(hashes, block_ids, partial(self._post, published)):
+            published()
+
+    def _published(self, lives: Sequence[LiveRequest], block_ids: Sequence[int]) -> None:
+        self._pool.release(block_ids)
+        for live in lives:
+            live.num_publishing -= 1
+            self._settle(live)
+
+    def _settle(self, live: LiveRequest) -> None:
+        done = live.answered and not live.num_publishing
+        if done and self._live.leave(live.request.request_id):
+            live.emit(EngineOutput(published=True))
+
+    def _record_events(self) -> None:
+        stored, removed = self._pool.drain_events()
+        fingerprint = self._model.layout.fingerprint
+        if removed:
+            self._sink.removed(TierKind.DEVICE, BlockKeys(fingerprint, removed))
+        if stored:
+            self._sink.stored(TierKind.DEVICE, BlockKeys(fingerprint, stored))
+
+
+def _step_error(error: Exception) -> KVStoreError:
+    if isinstance(error, KVStoreError):
+        return error
+    failed = KVStoreError(f"the model step failed ({type(error).__name__}: {error}): retry")
+    failed.__cause__ = error
+    return failed

@@ -1,0 +1,109 @@
+"""What a model's attention looks like, found by running it on one token.
+
+Configurations name the same thing in many ways and leave some out; the calls that the layers make
+do not. An architecture that the paged cache would compute wrongly is refused here, at load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from kvstore.core.errors import ConfigurationError
+from kvstore.core.layout import KVLayout
+from model_runner.attention import AttentionCall
+
+
+@dataclass(slots=True)
+class ProbeContext:
+    """Records each layer's call and answers zeros."""
+
+    calls: list[AttentionCall] = field(default_factory=list)
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        self.calls.append(call)
+        heads, tokens, _ = call.query.shape
+        return call.value.new_zeros(tokens, heads, call.value.shape[-1])
+
+
+def find_layout(model: PreTrainedModel, block_size_tokens: int, dtype: str) -> KVLayout:
+    """The shape of this model's blocks.
+
+    Raises ConfigurationError unless every layer keeps K and V of one and the same shape.
+    """
+    calls = _attention_calls(model)
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if sorted(_layer_index(call) for call in calls) != list(range(num_layers)):
+        raise _unsupported(model, "not every layer attends once, through transformers' interface")
+    shapes = {(call.key.shape, call.value.shape) for call in calls}
+    key_shape, value_shape = shapes.pop()
+    if shapes or key_shape != value_shape:
+        raise _unsupported(model, "K and V differ in shape, or from layer to layer")
+    if any(call.query.shape[-1] != key_shape[-1] for call in calls):
+        raise _unsupported(model, "queries and keys differ in shape")
+    _check_windows(model, calls)
+    num_kv_heads, _, head_dim = key_shape
+    return KVLayout(num_layers, num_kv_heads, head_dim, block_size_tokens, dtype)
+
+
+def find_max_context_tokens(config: PreTrainedConfig, wanted: int | None) -> int:
+    """`wanted`, or the longest context that the model has.
+
+    Raises ConfigurationError if the model cannot have so many, or does not say.
+    """
+    text_config = config.get_text_config()
+    limits = [getattr(text_config, "max_position_embeddings", None), _rope_limit(text_config)]
+    known = [limit for limit in limits if limit is not None]
+    if wanted is None and not known:
+        raise ConfigurationError("the model names no longest context: set max_context_tokens")
+    if wanted is not None and known and wanted > min(known):
+        raise ConfigurationError(
+            f"max_context_tokens={wanted} is more than the {min(known)} that the model can have "
+            "with a cacheable prefix"
+        )
+    return wanted or min(known)
+
+
+def _rope_limit(text_config: Any) -> int | None:
+    """Where rotary embedding begins to depend on the length of the sequence: from there on, the
+    KV of a prefix is not a property of the prefix."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in ("dynamic", "longrope"):
+        return None
+    limit: int | None = rope.get("original_max_position_embeddings")
+    return limit or text_config.max_position_embeddings
+
+
+def _attention_calls(model: PreTrainedModel) -> list[AttentionCall]:
+    probe = ProbeContext()
+    zero = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
+    try:
+        with torch.inference_mode():
+            model(input_ids=zero, position_ids=zero, use_cache=False, paged=probe)
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise _unsupported(model, f"it does not run on the paged cache ({error})") from error
+    return probe.calls
+
+
+def _check_windows(model: PreTrainedModel, calls: list[AttentionCall]) -> None:
+    """Some models put their window into the mask alone, which attention does not get to see."""
+    config = model.config.get_text_config()
+    default = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    layer_types = getattr(config, "layer_types", None) or [default] * len(calls)
+    for call in calls:
+        kind = layer_types[_layer_index(call)]
+        if kind == "sliding_attention" and call.window is None:
+            raise _unsupported(model, "its layers do not pass their sliding window on")
+        if kind not in ("full_attention", "sliding_attention"):
+            raise _unsupported(model, f"layers of type {kind!r}")
+
+
+def _layer_index(call: AttentionCall) -> int:
+    return int(call.module.layer_idx)  # type: ignore[arg-type]
+
+
+def _unsupported(model: PreTrainedModel, why: str) -> ConfigurationError:
+    return ConfigurationError(f"architecture {type(model).__name__} is not supported: {why}")

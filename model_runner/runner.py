@@ -1,0 +1,87 @@
+"""Runs a decoder on the device tier: tokens and block tables in, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from kvstore.core.errors import ConfigurationError
+from kvstore.core.identity import ModelIdentity
+from kvstore.tiers.device.cache import DeviceCache
+from model_runner.attention import CacheContext
+from model_runner.config import WorkerConfig
+from model_runner.loading import architecture, load_model, resolve_folder, weights_digest
+from model_runner.probe import find_layout, find_max_context_tokens
+from model_runner.step import ForwardChunk, Step
+
+
+class ModelRunner:
+    """A loaded model and its device cache.
+
+    Lifecycle: loading takes as long as reading the weights twice (once for their digest); memory is
+    given back when the object is. Threads: `forward` belongs to one thread. Raises
+    ConfigurationError for a model or setting that cannot be used, ResourceExhaustedError if the
+    device has no room for `device_blocks`.
+    """
+
+    def __init__(self, config: WorkerConfig) -> None:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        device = _device(config.device)
+        folder = resolve_folder(config.model)
+        self._model = load_model(folder, getattr(torch, config.dtype), device)
+        self.layout = find_layout(self._model, config.block_size_tokens, config.dtype)
+        self.max_context_tokens = find_max_context_tokens(
+            self._model.config, config.max_context_tokens
+        )
+        self.identity = ModelIdentity(
+            weights_digest(folder), architecture(self._model.config), self.layout
+        )
+        self.vocab_size: int = self._model.config.get_text_config().vocab_size
+        self.eos_token_ids = _eos_token_ids(self._model)
+        self.cache = DeviceCache(self.layout, config.device_blocks, device)
+
+    @torch.inference_mode()
+    def forward(self, chunks: Sequence[ForwardChunk]) -> torch.Tensor:
+        """Compute the chunks' KV into their blocks; logits of each one's last token, `[chunk,
+        vocab]` float32, on the device.
+
+        The blocks that a chunk writes must be in no other chunk's table. Rows are independent: one
+        that is not finite (see `sampling.sample`) says nothing about the others.
+        """
+        step = Step(chunks, self.layout, self.cache.device)
+        output = self._model(
+            input_ids=step.token_ids[None],
+            position_ids=step.positions[None],
+            use_cache=False,
+            logits_to_keep=step.last_tokens,
+            paged=CacheContext(self.cache, step),
+        )
+        logits: torch.Tensor = output.logits[0].float()
+        assert logits.shape == (len(chunks), self.vocab_size)
+        return logits
+
+    def __repr__(self) -> str:
+        return f"ModelRunner({type(self._model).__name__}, {self.layout}, {self.cache})"
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch: AssertionError if built without CUDA
+        raise ConfigurationError(f"device {name!r} cannot be used: {error}") from error
+    return device
+
+
+def _eos_token_ids(model: torch.nn.Module) -> frozenset[int]:
+    generation = model.generation_config
+    ids = generation.eos_token_id  # type: ignore[union-attr]
+    match ids:
+        case None:
+            return frozenset()
+        case int():
+            return frozenset({ids})
+        case _:
+            return frozenset(ids)  # type: ignore[arg-type]

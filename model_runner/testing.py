@@ -1,0 +1,137 @@
+"""A simulator for schedulers: real block bookkeeping, no model. Asserts what they all promise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from kvstore.core.ids import RequestId
+from kvstore.tiers.base import TierKind
+from kvstore.tiers.device.pool import BlockPool
+from model_runner.engine_blocks import BlockTables
+from model_runner.types import Chunk, Request, SamplingParams, Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request to come. Prompts of the same `seed` share their tokens from the start."""
+
+    step: int
+    num_prompt_tokens: int
+    max_tokens: int
+    seed: int = 0
+    load_steps: int = 0
+    """Steps until the store answers."""
+    loaded_blocks: int = 0
+    """How many blocks it then brings, at most."""
+    cancelled_after_steps: int | None = None
+
+
+@dataclass(slots=True)
+class SchedulerSimulation:
+    """Runs arrivals to their end, one `schedule` a step."""
+
+    scheduler: Scheduler
+    num_blocks: int
+    block_size_tokens: int
+    max_batch_tokens: int
+    max_running: int
+    asks_store: bool = False
+    finished: list[RequestId] = field(default_factory=list)
+    """In order; cancelled ones are not among them."""
+    steps: list[Sequence[Chunk]] = field(default_factory=list)
+    pool: BlockPool = field(init=False)
+    _blocks: BlockTables = field(init=False)
+    _live: dict[Request, Arrival] = field(default_factory=dict)
+    _loading: dict[Request, int] = field(default_factory=dict)
+    """Step at which the store answers."""
+
+    def __post_init__(self) -> None:
+        self.pool = BlockPool(self.num_blocks)
+        self._blocks = BlockTables(self.pool, self.block_size_tokens, asks_store=self.asks_store)
+
+    def run(self, arrivals: Sequence[Arrival], max_steps: int) -> None:
+        """Asserts that all of them end within `max_steps`, and that every block is given back."""
+        last = max((arrival.step for arrival in arrivals), default=0)
+        while len(self.steps) <= last or self._live or self._loading:
+            now = len(self.steps)
+            assert now < max_steps, f"{len(self._live)} requests not finished after {now} steps"
+            for number, arrival in enumerate(arrivals):
+                if arrival.step == now:
+                    self._add(RequestId(str(number)), arrival)
+            self._cancel(now)
+            self._answer_loads(now)
+            self._step(now)
+        assert self.pool.num_free == self.num_blocks
+        assert self.scheduler.num_running == self.scheduler.num_waiting == 0
+
+    def _add(self, request_id: RequestId, arrival: Arrival) -> None:
+        request = Request(
+            request_id,
+            [arrival.seed] * arrival.num_prompt_tokens,
+            arrival.num_prompt_tokens,
+            SamplingParams(max_tokens=arrival.max_tokens),
+            identity_root=bytes(32),
+        )
+        self._live[request] = arrival
+        self.scheduler.add(request)
+
+    def _cancel(self, now: int) -> None:
+        for request, arrival in list(self._live.items()):
+            after = arrival.cancelled_after_steps
+            if after is not None and now >= arrival.step + after:
+                self._end(request)
+
+    def _end(self, request: Request) -> None:
+        del self._live[request]
+        self.scheduler.remove(request)
+        self.scheduler.remove(request)
+        if not request.loading:
+            self._blocks.release(request)
+
+    def _answer_loads(self, now: int) -> None:
+        for request in [r for r, due in self._loading.items() if due <= now]:
+            del self._loading[request]
+            arrival = self._live.get(request)
+            brought = arrival.loaded_blocks if arrival else 0
+            wanted = len(self._blocks.wanted(request).hashes)
+            self._blocks.loaded(request, [TierKind.HOST] * min(brought, wanted))
+            if arrival is None:
+                self._blocks.release(request)
+
+    def _step(self, now: int) -> None:
+        chunks = self.scheduler.schedule(self._blocks)
+        for request in self._blocks.take_admitted():
+            if request.loading:
+                self._loading[request] = now + 1 + self._live[request].load_steps
+        self._check(chunks)
+        self.steps.append(chunks)
+        for chunk in chunks:
+            self._compute(chunk)
+
+    def _check(self, chunks: Sequence[Chunk]) -> None:
+        requests = [chunk.request for chunk in chunks]
+        assert sum(chunk.num_tokens for chunk in chunks) <= self.max_batch_tokens
+        assert len(set(requests)) == len(requests) <= self.max_running
+        assert self.scheduler.num_running <= self.max_running
+        assert self.scheduler.num_running + self.scheduler.num_waiting == len(self._live)
+        for chunk in chunks:
+            request = chunk.request
+            assert request in self._live
+            assert not request.loading
+            assert 1 <= chunk.num_tokens <= request.num_uncomputed
+            end = request.num_computed + chunk.num_tokens
+            assert end <= len(request.block_table) * self.block_size_tokens
+        tables = [block for r in self._live for block in r.block_table[r.num_named :]]
+        assert len(set(tables)) == len(tables), "two requests write to one block"
+
+    def _compute(self, chunk: Chunk) -> None:
+        request = chunk.request
+        request.num_computed += chunk.num_tokens
+        self.pool.release(self._blocks.complete(request).block_ids)
+        if request.num_uncomputed:
+            return
+        request.token_ids.append(len(request))
+        if request.num_output_tokens >= request.sampling.max_tokens:
+            self.finished.append(request.request_id)
+            self._end(request)

@@ -1,0 +1,167 @@
+"""A worker process's parts, put together: model, engine, store, events and service."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from kvstore.client.sync import SyncClient
+from kvstore.events.publisher import EventPublisher
+from kvstore.transports.grpc.server import GrpcServer
+from kvstore.transports.methods import StreamWriter
+from model_runner.config import WorkerConfig
+from model_runner.engine import Engine
+from model_runner.engine_output import EngineLoad
+from model_runner.generation import ServedModel
+from model_runner.inventory import RecordedInventory
+from model_runner.loading import resolve_folder
+from model_runner.runner import ModelRunner
+from model_runner.service import GenerationService
+from model_runner.store import NullStore, StoreConnector
+from model_runner.store_node import NodeStore
+from model_runner.types import Scheduler
+
+_DRAIN_S = 5.0
+"""Time that requests have to finish when their worker stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRole:
+    """What makes a worker a prefill or a decode worker."""
+
+    service: ServiceDescriptor
+    method: str
+    make_scheduler: Callable[[WorkerConfig], Scheduler]
+    make_handler: Callable[[GenerationService], StreamWriter]
+
+
+class Worker:
+    """Serves one model over gRPC, with the block events of its device tier.
+
+    Lifecycle: construct → `start` → `stop`, the two on one event loop; once. The properties hold
+    from `start` on.
+    Failure: `start` raises ConfigurationError for a model, address or setting that cannot be used,
+    LayoutMismatchError if the node serves another layout, and leaves nothing behind. A node that is
+    not there delays nothing: the worker computes what it cannot fetch, and finds the node later.
+    """
+
+    def __init__(self, config: WorkerConfig, role: WorkerRole) -> None:
+        self._config = config
+        self._role = role
+        self._parts = AsyncExitStack()
+
+    async def start(self) -> None:
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Refuse new requests, give running ones a few seconds, publish what is computed, close.
+        Idempotent."""
+        await self._parts.aclose()
+
+    @property
+    def grpc_address(self) -> str:
+        return self._server.endpoint
+
+    @property
+    def event_endpoint(self) -> str:
+        return self._publisher.event_endpoint
+
+    @property
+    def replay_endpoint(self) -> str:
+        return self._publisher.replay_endpoint
+
+    @property
+    def epoch(self) -> int:
+        return self._publisher.epoch
+
+    @property
+    def model(self) -> ServedModel:
+        return self._model
+
+    def load(self) -> EngineLoad:
+        return self._engine.load()
+
+    async def _start(self) -> None:
+        config = self._config
+        runner = await asyncio.to_thread(ModelRunner, config)
+        self._model = _served_model(config, runner)
+        store = await asyncio.to_thread(_open_store, config, runner)
+        self._parts.push_async_callback(asyncio.to_thread, store.close)
+        inventory = await self._start_events(runner)
+        self._engine = Engine(
+            runner,
+            self._role.make_scheduler(config),
+            store,
+            inventory,
+            max_live=config.max_running + config.max_waiting,
+        )
+        self._parts.push_async_callback(asyncio.to_thread, self._engine.close)
+        await self._start_server()
+
+    async def _start_events(self, runner: ModelRunner) -> RecordedInventory:
+        config = self._config
+        inventory = RecordedInventory(runner.layout.fingerprint)
+        self._publisher = EventPublisher(
+            config.worker_id,
+            time.time_ns(),
+            config.event_endpoint,
+            config.replay_endpoint,
+            inventory,
+        )
+        inventory.audience = self._publisher
+        await self._publisher.start()
+        self._parts.push_async_callback(self._publisher.stop)
+        return inventory
+
+    async def _start_server(self) -> None:
+        handler = self._role.make_handler(GenerationService(self._engine, self._model))
+        self._server = GrpcServer(
+            self._role.service,
+            {},
+            self._config.grpc_address,
+            writers={self._role.method: handler},
+            drain_s=_DRAIN_S,
+        )
+        await self._server.start()
+        self._parts.push_async_callback(self._server.stop)
+
+
+def _served_model(config: WorkerConfig, runner: ModelRunner) -> ServedModel:
+    room_tokens = config.device_blocks * config.block_size_tokens
+    return ServedModel(
+        name=config.served_model_name or Path(config.model).name,
+        identity=runner.identity,
+        vocab_size=runner.vocab_size,
+        max_context_tokens=min(runner.max_context_tokens, room_tokens),
+        path=str(resolve_folder(config.model)),
+    )
+
+
+def _open_store(config: WorkerConfig, runner: ModelRunner) -> StoreConnector:
+    if config.node is None:
+        return NullStore()
+    store = NodeStore(
+        runner.cache,
+        partial(
+            SyncClient.connect,
+            config.node,
+            client_name=config.worker_id,
+            layouts=[runner.layout],
+            deadline_s=config.fetch_deadline_s,
+        ),
+        deadline_s=config.fetch_deadline_s,
+        max_pending_blocks=config.device_blocks,
+    )
+    store.open()
+    return store
