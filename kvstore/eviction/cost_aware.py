@@ -66,7 +66,7 @@ class CostAware(Generic[K]):
     def victims(self, count: int, evictable: Callable[[K], bool]) -> list[K]:
         """See `EvictionPolicy.victims`."""
         chosen: list[K] = []
-        passed_over = []
+        passed_over: list[tuple[float, int, K]] = []
         while len(chosen) < count and self._heap:
             entry = heapq.heappop(self._heap)
             priority, stamp, key = entry
@@ -78,8 +78,8 @@ class CostAware(Generic[K]):
             self._inflation = priority
             self.remove([key])
             chosen.append(key)
-        for entry in passed_over:
-            heapq.heappush(self._heap, entry)
+            self._put_back(passed_over)  # it may have been what held them
+        self._put_back(passed_over)
         return chosen
 
     def __len__(self) -> int:
@@ -87,6 +87,10 @@ class CostAware(Generic[K]):
 
     def __repr__(self) -> str:
         return f"CostAware({len(self)} keys)"
+
+    def _put_back(self, entries: list[tuple[float, int, K]]) -> None:
+        while entries:
+            heapq.heappush(self._heap, entries.pop())
 
     def _rank(self, key: K, priority: float) -> None:
         """Old entries of the key stay in the heap, told by their stamp, until half of it is old."""

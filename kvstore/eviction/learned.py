@@ -216,18 +216,20 @@ class Learned(Generic[K]):
 
     def victims(self, count: int, evictable: Callable[[K], bool]) -> list[K]:
         """See `EvictionPolicy.victims`. What is above a key that is not evictable stays too."""
-        ranked_again = False
         if self._clock() - self._ranked_s >= _RANKING_TTL_S:
             self._rank()
         chosen: list[K] = []
+        progress = True
         while len(chosen) < count:
             if self._ranking:
-                chosen += self._take_from_next(count - len(chosen), evictable)
-            elif ranked_again:
-                break
-            else:
+                taken = self._take_from_next(count - len(chosen), evictable)
+                chosen += taken
+                progress = progress or bool(taken)
+            elif progress:
                 self._rank()
-                ranked_again = True
+                progress = False
+            else:
+                break
         return chosen
 
     def _take_from_next(self, count: int, evictable: Callable[[K], bool]) -> list[K]:

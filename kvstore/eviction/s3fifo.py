@@ -47,17 +47,19 @@ class S3FIFO(Generic[K]):
                 self._main.pop(key, None)
 
     def victims(self, count: int, evictable: Callable[[K], bool]) -> list[K]:
-        """See `EvictionPolicy.victims`. Looks at each key a bounded number of times."""
+        """See `EvictionPolicy.victims`. Ends after a round of both queues in vain."""
         chosen: list[K] = []
-        looks = (_USES_MAX + 2) * len(self._uses)
-        while len(chosen) < count and self._uses and looks > 0:
-            looks -= 1
+        in_vain = 0
+        while len(chosen) < count and in_vain < (_USES_MAX + 2) * len(self._uses):
             if len(self._small) > _SMALL_SHARE * len(self._uses) or not self._main:
                 key = self._from_small(evictable)
             else:
                 key = self._from_main(evictable)
-            if key is not None:
+            if key is None:
+                in_vain += 1
+            else:
                 chosen.append(key)
+                in_vain = 0
         return chosen
 
     def __len__(self) -> int:
