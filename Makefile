@@ -52,7 +52,7 @@ format: install ## rewrite the code in the project's format
 
 proto: install ## generate code from proto/ and the table of options
 	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
-	@$(BIN)/python -m cluster.cli.options_table > docs/configuration.md
+	@$(BIN)/python -m cluster.cli.options_table docs/configuration.md
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -3,6 +3,7 @@ need a real decoder but no download."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def _randomize(model: LlamaForCausalLM, seed: int) -> None:
 
 
 def _spread(name: str, inputs: int) -> float:
-    keeps_scale = inputs**-0.5
+    keeps_scale = 1 / math.sqrt(inputs)
     match name.split(".")[-2]:
         case "embed_tokens":
             return 0.5  # small beside what the layers add, or else answers repeat themselves
