@@ -5,14 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.cli.flags import ConfigOption, ModelOption, SetOption, settings_from
+from cluster.cli.flags import ConfigOption, SetOption, settings_from
+
+if TYPE_CHECKING:
+    from cluster.config import Settings
 
 PANEL = "A whole cluster"
+
+AnyModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Folder or hub id of a model; default: a small random one."),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,10 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def demo(
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="Folder or hub id of a model; default: a small random one."),
-    ] = None,
+    model: AnyModelOption = None,
     trace: Annotated[
         Path | None,
         typer.Option("--trace", help="Mooncake-format trace, .jsonl or .jsonl.gz."),
@@ -43,7 +50,7 @@ def demo(
 
 
 def serve(
-    model: ModelOption = None,
+    model: AnyModelOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 = any free one.")] = None,
     prefill_workers: Annotated[int | None, typer.Option(help="Number of prefill workers.")] = None,
@@ -66,11 +73,28 @@ def serve(
 
     from rich.console import Console
 
+    console = Console(stderr=True)
+
+    def progress(text: str) -> None:
+        console.print(f"[dim]·[/] {text}")
+
+    if settings.prefill.model and settings.decode.model:
+        _serve(settings, progress)
+        return
+
+    from cluster.demo.model import build_model
+
+    with tempfile.TemporaryDirectory(prefix="kvstore-serve-") as folder:
+        progress("no model named: making a small one of random weights, which answers nonsense")
+        named["model"] = str(build_model(Path(folder, "demo-model")))
+        _serve(settings_from(config, assignments, named), progress)
+
+
+def _serve(settings: Settings, progress: Callable[[str], None]) -> None:
     from cluster.launch.cluster import LocalCluster
     from cluster.launch.until_signal import run_until_signal
 
-    console = Console(stderr=True)
-    cluster = LocalCluster(settings, lambda text: console.print(f"[dim]·[/] {text}"))
+    cluster = LocalCluster(settings, progress)
 
     def announce() -> None:
         messages = [{"role": "user", "content": "Hello"}]
