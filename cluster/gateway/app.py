@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -66,13 +67,24 @@ async def _services(config: GatewayConfig, metrics: ServingMetrics) -> AsyncIter
         workers = WorkerChannels()
         stack.push_async_callback(workers.close)
         catalog = ModelCatalog(client, asyncio.get_running_loop().time)
+        tokenizers = TokenizerCache()
+        warming = asyncio.create_task(_warm(client, tokenizers))
+        stack.callback(warming.cancel)
         yield Services(
             config=config,
             cluster=Cluster(client, catalog, workers, reports),
-            tokenizers=TokenizerCache(),
+            tokenizers=tokenizers,
             metrics=metrics,
             in_flight=InFlight(config.max_in_flight, metrics.in_flight),
         )
+
+
+async def _warm(client: ConductorClient, tokenizers: TokenizerCache) -> None:
+    """Load what is served already, so that the first request does not wait for it."""
+    with contextlib.suppress(KVStoreError):  # a request that needs it will say what is wrong
+        for status in await client.list_members():
+            if status.member.HasField("model"):
+                await tokenizers.get(status.member.model)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -90,7 +90,6 @@ def test_version(kvstore) -> None:  # type: ignore[no-untyped-def]
         ("node --host much", "command line: node.host: cannot use 'much'"),
         ("node --disk 1GiB", "disk_path"),
         ("prefill", "no model"),
-        ("serve", "no model"),
         ("serve --model ./nothing", "./nothing is no folder"),
         ("inspect", "no conductor address"),
         ("inspect 127.0.0.1:1", "127.0.0.1:1"),
