@@ -27,8 +27,10 @@ from kvstore.tiers.base import (
 )
 from kvstore.transports.process import ProcessIdentity
 
-IN_FLIGHT_SHARE = 4
-"""Write-through and promotion may each hold 1 / IN_FLIGHT_SHARE of the host tier."""
+QUEUED_SHARE = 0.5
+"""Part of the host tier that may wait to be written to disk, and cannot be evicted meanwhile."""
+PROMOTED_SHARE = 0.5
+"""Part of the host tier that may be on its way up from disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,15 @@ class BlockManager:
         self._replicas = Replicas(host, disk, sink)
         self._sessions = Sessions(clock, ttl_s)
         self._reservations = Reservations(self._replicas, self._write_through, clock, ttl_s)
-        max_bytes = host.statistics().capacity_bytes // IN_FLIGHT_SHARE
+        capacity_bytes = host.statistics().capacity_bytes
+        queued_bytes = int(capacity_bytes * QUEUED_SHARE)
+        promoted_bytes = int(capacity_bytes * PROMOTED_SHARE)
         self._writer = (
-            WriteThrough(self._replicas, executor, max_bytes) if disk is not None else None
+            WriteThrough(self._replicas, executor, queued_bytes) if disk is not None else None
         )
-        self._promoter = Promoter(self._replicas, executor, max_bytes) if disk is not None else None
+        self._promoter = (
+            Promoter(self._replicas, executor, promoted_bytes) if disk is not None else None
+        )
         self._leases = Leases(
             self._replicas, self._sessions, self._promoter, executor, clock, ttl_s
         )

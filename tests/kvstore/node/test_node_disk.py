@@ -49,13 +49,14 @@ async def test_the_disk_tier_is_warm_after_a_restart(make_store):
 
 async def test_eviction_from_the_host_tier_leaves_the_disk_replica(make_store):
     async with make_store(host=4 << 20, disk=DISK_BYTES) as store:
-        session, keys = store.open(), make_keys(*range(40))
+        session, keys = store.open(), make_keys(*range(20))
         store.put(session, keys)
         await store.flush()
-        store.put(session, make_keys(*range(100, 140)))
-        await store.flush()
+        for first in (100, 120, 140):
+            store.put(session, make_keys(*range(first, first + 20)))
+            await store.flush()
         assert DISK in store.manager.match(keys)
-        acquired = await store.acquire(session, make_keys(39))
+        acquired = await store.acquire(session, make_keys(19))
         assert acquired.tiers == [DISK]
 
 
@@ -84,11 +85,15 @@ async def test_a_promotion_that_takes_too_long_is_late_and_goes_on(make_store):
 
 async def test_promotions_beyond_their_bound_are_late(make_store):
     async with make_store(host=4 << 20, disk=DISK_BYTES) as store:
-        names = range(2 * (4 << 20) // 4 // BLOCK_BYTES)
-        session, keys = await _stored_on_disk_only(store, *names)
-        acquired = await store.acquire(session, keys)
-        half = len(keys) // 2
-        assert acquired.tiers == [DISK] * half + [MissReason.LATE] * half
+        bound = (4 << 20) // 2 // BLOCK_BYTES
+        session, first = await _stored_on_disk_only(store, *range(bound))
+        _, second = await _stored_on_disk_only(store, "one", "more")
+        gate = Gate(store.disk, "load")
+        assert set((await store.acquire(session, first, wait_s=0)).tiers) == {MissReason.LATE}
+        assert (await store.acquire(session, second)).tiers == [MissReason.LATE] * 2
+        gate.open.set()
+        assert (await store.acquire(session, first)).tiers == [DISK] * bound
+        assert (await store.acquire(session, second)).tiers == [DISK] * 2
 
 
 async def test_a_promotion_without_room_is_no_space(make_store):
@@ -118,9 +123,9 @@ async def test_corrupt_bytes_on_disk_are_a_miss_and_are_dropped(make_store, tmp_
 async def test_a_disk_that_falls_behind_leaves_blocks_in_the_host_tier(make_store):
     async with make_store(host=4 << 20, disk=DISK_BYTES) as store:
         gate = Gate(store.disk, "store")
-        session, keys = store.open(), make_keys(*range(20))
+        session, keys = store.open(), make_keys(*range(40))
         store.put(session, keys)
-        bound = (4 << 20) // 4 // BLOCK_BYTES
+        bound = (4 << 20) // 2 // BLOCK_BYTES
         assert store.manager.statistics().write_through_skipped == len(keys) - bound
         gate.open.set()
         await store.flush()
