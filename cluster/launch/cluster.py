@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from cluster.config import Settings
+from cluster.launch.arena_folder import make_arena_folder
 from cluster.launch.part import Part
 from cluster.launch.preflight import check
 from cluster.launch.ray_instance import RayInstance
@@ -80,10 +80,7 @@ class LocalCluster:
 
     async def _start_conductor_and_node(self) -> dict[str, str]:
         """Returns the node's addresses."""
-        # A folder of our own: whatever happens to the node's process, its arena goes with it.
-        prefix = f"kvstore-{os.getpid()}-"
-        arena_folder = tempfile.mkdtemp(prefix=prefix, dir=self._settings.node.arena_folder)
-        self._arena_folder = Path(arena_folder)
+        self._arena_folder = make_arena_folder(self._settings.node.arena_folder)
         conductor = self._add("conductor", "conductor", self._settings.conductor)
         self.conductor_address = (await conductor.start(START_DEADLINE_S))["address"]
         update = {"conductor": self.conductor_address, "arena_folder": self._arena_folder}

@@ -32,7 +32,7 @@ def create_arena_file(folder: Path, file_bytes: int) -> ArenaFile:
     memory. Raises ConfigurationError if the folder cannot be used or is too small.
     """
     _check_folder(folder)
-    _remove_abandoned(folder)
+    remove_abandoned(folder)
     _check_size(folder, file_bytes)
     try:
         file = _create_locked(folder)
@@ -90,7 +90,8 @@ def _create_locked(folder: Path) -> ArenaFile:
     raise ConfigurationError(f"arena: {folder} is being cleared by others; set another folder")
 
 
-def _remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path) -> None:
+    """Remove the arenas of nodes that were killed: those that nobody has locked."""
     for path in folder.glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another user's, or gone meanwhile
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

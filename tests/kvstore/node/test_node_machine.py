@@ -14,7 +14,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     consumes,
     invariant,
-    multiple,
     rule,
 )
 
@@ -58,7 +57,7 @@ class ManagerMachine(RuleBasedStateMachine):
         for key, outcome in zip(keys, outcomes, strict=True):
             if outcome is ReserveOutcome.EXISTS:
                 assert key in self.committed
-        return reservation if reservation.keys else multiple()
+        return reservation
 
     @rule(reservation=consumes(reservations))
     def commit(self, reservation):
@@ -82,7 +81,7 @@ class ManagerMachine(RuleBasedStateMachine):
             elif tier is MissReason.NEVER_STORED:
                 assert key not in self.committed
         self._check(acquired.lease)
-        return acquired.lease if acquired.lease.keys else multiple()
+        return acquired.lease
 
     @rule(lease=leases)
     def read_again(self, lease):
