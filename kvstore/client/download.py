@@ -52,4 +52,4 @@ def _take(piece: node_pb2.ReadResponse, buffers: Sequence[bytearray], received: 
 def _verified(buffer: bytearray, received: int, crc: int) -> memoryview | MissReason:
     if received < len(buffer):
         return MissReason.LATE
-    return memoryview(buffer) if checksum(buffer) == crc else MissReason.CORRUPT
+    return memoryview(buffer).toreadonly() if checksum(buffer) == crc else MissReason.CORRUPT

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Self
 
 from kvstore.client.base import FoundBlock
@@ -25,16 +24,6 @@ from kvstore.wire.v1 import node_pb2
 RELEASE_S = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the node keeps a block found."""
-
-    position: int
-    """Among the blocks found by the lease."""
-    offset: int | None
-    """Into the arena; None where the view is a private copy."""
-
-
 class Lease:
     """See the protocol. `copy_into` and `verify` may be called from any thread."""
 
@@ -43,19 +32,21 @@ class Lease:
         connection: Connection,
         session: Session,
         lease_id: int,
+        indices: Sequence[int],
+        offsets: Sequence[int],
         found: Sequence[FoundBlock],
         misses: dict[int, MissReason],
-        places: dict[int, Place],
-        bad: Sequence[int] = (),
     ) -> None:
-        """`places` by index of the key; `bad` are positions of blocks that came corrupt."""
+        """`indices` of all keys that the node found, of which some may have been lost on the way
+        here; `offsets` into the arena for each, or none where the views are private copies."""
         self.found = found
         self.misses = misses
         self._connection = connection
         self._session = session
         self._id = lease_id
-        self._places = places
-        self._bad = list(bad)
+        self._indices = indices
+        self._offsets = dict(zip(indices, offsets, strict=False))
+        self._bad = {i for i in indices if misses.get(i) is MissReason.CORRUPT}
         """Reported to the node with the release."""
         self._released = False
 
@@ -73,13 +64,13 @@ class Lease:
         copy_bytes(target, block.view)
         self.verify(block)
         if checksum(target) != block.checksum:
-            self._bad.append(self._places[block.index].position)
+            self._bad.add(block.index)
             raise ChecksumError(
                 f"block {block.index} does not match its checksum; treat it as missed"
             )
 
     def verify(self, block: FoundBlock) -> None:
-        offset = self._places[block.index].offset
+        offset = self._offsets.get(block.index)
         if offset is None:  # a private copy, which nothing overwrites
             return
         assert self._session.arena is not None
@@ -106,7 +97,9 @@ class Lease:
         call = self._connection.channel.call
         release = node_pb2.ReleaseRequest(session_id=self._session.id, lease_ids=[self._id])
         report = node_pb2.ReportRequest(
-            session_id=self._session.id, lease_id=self._id, indices=sorted(set(self._bad))
+            session_id=self._session.id,
+            lease_id=self._id,
+            indices=[i for i, index in enumerate(self._indices) if index in self._bad],
         )
         with suppress(KVStoreError):  # a lost report comes from the next reader, too
             if self._bad:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 BLOCK_HASH_BYTES = 32
 FINGERPRINT_BYTES = 16
@@ -27,9 +27,11 @@ LeaseId = NewType("LeaseId", int)
 ReservationId = NewType("ReservationId", int)
 
 
-@dataclass(frozen=True, slots=True)
-class BlockKey:
-    """Names one block's bytes: which layout they have, and which prefix they belong to."""
+class BlockKey(NamedTuple):
+    """Names one block's bytes: which layout they have, and which prefix they belong to.
+
+    A named tuple, for it is the key of every index: its hash and comparison are then native code.
+    """
 
     layout: LayoutFingerprint
     hash: BlockHash

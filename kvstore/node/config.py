@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
+from kvstore.eviction.registry import PolicyName
+
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -25,6 +27,7 @@ class NodeConfig(BaseModel):
     )
     high_watermark: Fraction = Field(0.95, description="Host tier use that starts eviction.")
     low_watermark: Fraction = Field(0.90, description="Host tier use at which eviction ends.")
+    eviction: PolicyName = Field("lru", description="Which blocks leave the host tier first.")
     lease_ttl_ms: int = Field(
         10_000, gt=0, description="Time after which a silent client loses its rights."
     )

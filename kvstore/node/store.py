@@ -9,10 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from kvstore.core.errors import ConfigurationError
-from kvstore.core.ids import BlockKey, BlockKeys
+from kvstore.core.ids import BlockKeys
 from kvstore.core.ports import Clock
 from kvstore.events.base import EventSink
-from kvstore.eviction.lru import LRU
+from kvstore.eviction.registry import POLICIES
 from kvstore.node.config import NodeConfig
 from kvstore.node.manager import BlockManager
 from kvstore.node.service import NodeFacts, NodeService
@@ -50,7 +50,7 @@ class LocalStore:
         self._sink = sink
         self._disk = _open_disk(config)
         try:
-            self._host = _open_host(config)
+            self._host = _open_host(config, clock)
         except ConfigurationError:
             if self._disk is not None:
                 self._disk.close()
@@ -117,10 +117,10 @@ def _check(config: NodeConfig) -> None:
         raise ConfigurationError("disk needs disk_path, the folder to keep its blocks in")
 
 
-def _open_host(config: NodeConfig) -> HostTier:
+def _open_host(config: NodeConfig, clock: Clock) -> HostTier:
     return HostTier(
         Arena(config.arena_folder, config.host),
-        LRU[BlockKey](),
+        POLICIES[config.eviction](clock),
         high_watermark=config.high_watermark,
         low_watermark=config.low_watermark,
     )

@@ -99,7 +99,7 @@ async def test_decode_worker_unseeded_sampling_differs_and_seeded_does_not(
 ) -> None:
     worker = await start_worker()
     async with connected(worker) as stub:
-        hot = {"temperature": 2.0, "max_tokens": 24}
+        hot = {"temperature": 100.0, "max_tokens": 24}
         free = {str(tokens_of(await collect(stub, message(sampling=hot)))) for _ in range(3)}
         seeded = message(sampling=hot | {"seed": 3})
         fixed = {str(tokens_of(await collect(stub, seeded))) for _ in range(2)}

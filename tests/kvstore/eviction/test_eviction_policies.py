@@ -11,29 +11,17 @@ from hypothesis import strategies as st
 
 from kvstore.core.errors import InvalidArgumentError
 from kvstore.core.ports import Clock
-from kvstore.eviction.adaptive import Adaptive
-from kvstore.eviction.arc import ARC
+from kvstore.eviction import registry
 from kvstore.eviction.base import EvictionPolicy
 from kvstore.eviction.cost_aware import CostAware
-from kvstore.eviction.learned import Learned
-from kvstore.eviction.lfu import LFU
 from kvstore.eviction.lru import LRU
 from kvstore.eviction.prefix_closed import PrefixClosed
 from kvstore.eviction.replay import Access, Belady, leading_hits, replay
 from kvstore.eviction.retention import Retention
-from kvstore.eviction.s3fifo import S3FIFO
-from kvstore.eviction.sieve import Sieve
 
 POLICIES: dict[str, Callable[[Clock], EvictionPolicy]] = {
-    "lru": lambda clock: LRU(),
-    "lfu": lambda clock: PrefixClosed(LFU()),
-    "s3fifo": lambda clock: PrefixClosed(S3FIFO()),
-    "sieve": lambda clock: PrefixClosed(Sieve()),
-    "arc": lambda clock: PrefixClosed(ARC()),
-    "cost_aware": lambda clock: PrefixClosed(CostAware(lambda position: 1 + position)),
-    "learned": Learned,
+    **registry.POLICIES,
     "retention": lambda clock: Retention(LRU, clock),
-    "adaptive": lambda clock: Adaptive([Learned(clock), PrefixClosed(S3FIFO())]),
 }
 
 
