@@ -305,7 +305,7 @@ def test_node_a_block_with_wrong_bytes_is_not_used(
     layout = second.store._cache.layout
     keys = BlockKeys(layout.fingerprint, block_hashes(bytes(32), PROMPT, 4))
     with client.acquire(keys) as lease:
-        offset = lease._inner._places[2].offset
+        offset = lease._inner._offsets[2]
         session = client._inner._connection._session
         assert session is not None
         session.arena.view(offset, 16)[:] = b"\xff" * 16
