@@ -79,5 +79,6 @@ class ReplayServer:
     async def _reply(self, socket: zmq.asyncio.Socket, peer: bytes, request: ReplayRequest) -> None:
         for response in self._answer(request):
             frames = [peer, response.SerializeToString()]
-            await asyncio.wait_for(socket.send_multipart(frames), _STALL_S)
+            async with asyncio.timeout(_STALL_S):  # wait_for of Python 3.11 can lose a cancellation
+                await socket.send_multipart(frames)
             await asyncio.sleep(0)  # a send that need not wait does not let others run

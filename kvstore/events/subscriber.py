@@ -186,7 +186,9 @@ class EventSubscriber:
         return self._cursor.synced
 
     async def _replay_frame(self, socket: zmq.asyncio.Socket) -> bool:
-        packed = await asyncio.wait_for(socket.recv(), self._replay_deadline_s)
+        # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the frame.
+        async with asyncio.timeout(self._replay_deadline_s):
+            packed = await socket.recv()
         frame = self._parse(ReplayResponse, packed)
         step = self._cursor.replayed(
             frame.epoch,

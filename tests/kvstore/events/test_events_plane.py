@@ -425,3 +425,14 @@ async def test_stop_sends_what_waits_and_later_events_are_dropped(stack: AsyncEx
     assert store.publisher.sequence == 1
     store.publisher.stored(TierKind.HOST, keys(5, 6))
     assert store.publisher.sequence == 1
+
+
+async def test_stop_during_a_replay_always_ends(stack: AsyncExitStack) -> None:
+    store = await started(stack, Store())
+    store.stored(TierKind.HOST, BlockKeys(LAYOUT, [BlockHash(bytes([i]) * 32) for i in range(200)]))
+    for turns in range(60):
+        subscriber = await follow(stack, store.publisher, Holdings())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        stopped, _ = await asyncio.wait([asyncio.create_task(subscriber.stop())], timeout=5)
+        assert stopped
