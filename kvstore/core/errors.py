@@ -57,6 +57,19 @@ class ResourceExhaustedError(KVStoreError):
     the bound."""
 
 
+class QuotaExceededError(ResourceExhaustedError):
+    """A tenant's bytes are used up. Raise `node.quotas` for it, or let blocks of its own go."""
+
+
+class UnauthenticatedError(KVStoreError):
+    """The peer asks for credentials and got none it knows. Give the right token, key or
+    certificate."""
+
+
+class PermissionDeniedError(KVStoreError):
+    """The credentials are good, but not for this. Use those of the right tenant or role."""
+
+
 class ChecksumError(KVStoreError):
     """Bytes are not those that were committed. The reader must treat the block as missed."""
 

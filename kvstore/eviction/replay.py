@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from kvstore.core.ports import Clock
 from kvstore.eviction.base import EvictionPolicy
 
+MakePolicy = Callable[[Clock], EvictionPolicy[int]]
+
 _NEVER = 1 << 62
 
 
@@ -36,7 +38,7 @@ class HitRate:
 
 def replay(
     accesses: Sequence[Access],
-    make: Callable[[Clock], EvictionPolicy[int]],
+    make: MakePolicy,
     *,
     capacity_blocks: int,
     block_tokens: int,
@@ -70,7 +72,8 @@ def leading_hits(blocks: Sequence[int], resident: set[int]) -> int:
 
 
 class Belady:
-    """`EvictionPolicy` that knows the future: evicts what is used again last. A bound, not a
+    """`EvictionPolicy` that knows the future: evicts what is used again last, and of equals the
+    deepest. That is prefix-closed, for whoever uses a block uses all before it. A bound, not a
     policy.
 
     `touch` must be called once for each of `accesses`, in order.
@@ -84,11 +87,13 @@ class Belady:
         self._now = -1
         self._resident: dict[int, int] = {}
         """When each resident block is used next."""
-        self._heap: list[tuple[int, int]] = []
+        self._depth: dict[int, int] = {}
+        self._heap: list[tuple[int, int, int]] = []
 
     def touch(self, keys: Iterable[int]) -> None:
         self._now += 1
-        for block in keys:
+        for depth, block in enumerate(keys):
+            self._depth[block] = depth
             if block in self._resident:
                 self._schedule(block)
 
@@ -102,11 +107,19 @@ class Belady:
 
     def victims(self, count: int, evictable: Callable[[int], bool]) -> list[int]:
         chosen: list[int] = []
+        passed_over: list[tuple[int, int, int]] = []
         while len(chosen) < count and self._heap:
-            use, block = heapq.heappop(self._heap)
-            if self._resident.get(block) == -use and evictable(block):
+            entry = heapq.heappop(self._heap)
+            use, _, block = entry
+            if self._resident.get(block) != -use:
+                continue
+            if evictable(block):
                 del self._resident[block]
                 chosen.append(block)
+            else:
+                passed_over.append(entry)
+        for entry in passed_over:
+            heapq.heappush(self._heap, entry)
         return chosen
 
     def __len__(self) -> int:
@@ -117,4 +130,4 @@ class Belady:
         while uses and uses[0] <= self._now:
             uses.popleft()
         self._resident[block] = uses[0] if uses else _NEVER
-        heapq.heappush(self._heap, (-self._resident[block], block))
+        heapq.heappush(self._heap, (-self._resident[block], -self._depth[block], block))

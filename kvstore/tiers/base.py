@@ -116,6 +116,7 @@ class ReserveOutcome(IntEnum):
     EXISTS = 2
     PENDING = 3
     NO_SPACE = 4
+    OVER_QUOTA = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,13 @@ Bulk bytes do not pass here on one host: they are written and read in the shared
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
+
+from kvstore.tiers.base import MissReason
 
 R = TypeVar("R", bound=Message)
 
@@ -31,6 +34,57 @@ class Channel(Protocol):
 
         Raises DeadlineExceededError, UnavailableError, or the error that the node answered with.
         """
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BulkRead:
+    """One leased block to fetch."""
+
+    index: int
+    """Counts over the blocks found by the lease."""
+    into: memoryview
+    """Writable, contiguous, of the block's length."""
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class BulkWrite:
+    """One reserved block to fill."""
+
+    index: int
+    """Counts over the blocks of the reservation."""
+    data: memoryview
+
+
+class BulkChannel(Protocol):
+    """Moves bytes of leased and reserved blocks where the arena cannot be mapped: between hosts.
+
+    Many calls in flight, multiplexed over one connection. Bound: bytes in flight; a call that finds
+    the bound reached waits, within its deadline. Frames go from and into the caller's memory with
+    no copy in between but the transport's own. The suite is `kvstore.testing.bulk_conformance`.
+    """
+
+    async def read(
+        self, session_id: int, lease_id: int, blocks: Sequence[BulkRead], *, deadline_s: float
+    ) -> list[MissReason | None]:
+        """Fetch blocks of a lease, checksum verified; None where it went well: LATE, CORRUPT or
+        FAILED elsewhere, and `into` is then undefined. Nothing is written into any `into` once the
+        call has returned, been cancelled or raised. Raises only what the node answered for the
+        call as a whole (SessionExpiredError, LeaseExpiredError...)."""
+
+    async def write(
+        self,
+        session_id: int,
+        reservation_id: int,
+        blocks: Sequence[BulkWrite],
+        *,
+        deadline_s: float,
+    ) -> None:
+        """Fill reserved blocks; returns when the node has all bytes. Nothing is visible before the
+        commit, whose checksums the node compares with what arrived. Raises
+        DeadlineExceededError, UnavailableError, or what the node answered."""
 
     async def close(self) -> None: ...
 

@@ -30,6 +30,9 @@ _CODES: dict[type[errors.KVStoreError], grpc.StatusCode] = {
     errors.ReservationExpiredError: grpc.StatusCode.ABORTED,
     errors.LeaseExpiredError: grpc.StatusCode.ABORTED,
     errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.QuotaExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.ChecksumError: grpc.StatusCode.DATA_LOSS,
     errors.ProtocolError: grpc.StatusCode.INTERNAL,
 }
@@ -45,6 +48,8 @@ _DEFAULTS: dict[int, type[errors.KVStoreError]] = {
     grpc.StatusCode.UNIMPLEMENTED.value[0]: errors.ProtocolError,
     grpc.StatusCode.INTERNAL.value[0]: errors.ProtocolError,
     grpc.StatusCode.UNAVAILABLE.value[0]: errors.UnavailableError,
+    grpc.StatusCode.UNAUTHENTICATED.value[0]: errors.UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED.value[0]: errors.PermissionDeniedError,
     grpc.StatusCode.DATA_LOSS.value[0]: errors.ChecksumError,
 }
 """What a code means when the message does not begin with a class we know."""

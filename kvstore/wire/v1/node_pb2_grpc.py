@@ -84,6 +84,41 @@ class NodeServiceStub:
                 request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReportRequest.SerializeToString,
                 response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReportResponse.FromString,
                 _registered_method=True)
+        self.Confirm = channel.unary_unary(
+                '/kvstore.wire.v1.NodeService/Confirm',
+                request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ConfirmRequest.SerializeToString,
+                response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ConfirmResponse.FromString,
+                _registered_method=True)
+        self.Prefetch = channel.unary_unary(
+                '/kvstore.wire.v1.NodeService/Prefetch',
+                request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.PrefetchRequest.SerializeToString,
+                response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.PrefetchResponse.FromString,
+                _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/kvstore.wire.v1.NodeService/Pin',
+                request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.PinRequest.SerializeToString,
+                response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.PinResponse.FromString,
+                _registered_method=True)
+        self.Unpin = channel.unary_unary(
+                '/kvstore.wire.v1.NodeService/Unpin',
+                request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.UnpinRequest.SerializeToString,
+                response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.UnpinResponse.FromString,
+                _registered_method=True)
+        self.Retain = channel.unary_unary(
+                '/kvstore.wire.v1.NodeService/Retain',
+                request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.RetainRequest.SerializeToString,
+                response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.RetainResponse.FromString,
+                _registered_method=True)
+        self.Remove = channel.unary_unary(
+                '/kvstore.wire.v1.NodeService/Remove',
+                request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.RemoveRequest.SerializeToString,
+                response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.RemoveResponse.FromString,
+                _registered_method=True)
+        self.Clear = channel.unary_unary(
+                '/kvstore.wire.v1.NodeService/Clear',
+                request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ClearRequest.SerializeToString,
+                response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ClearResponse.FromString,
+                _registered_method=True)
         self.Write = channel.stream_unary(
                 '/kvstore.wire.v1.NodeService/Write',
                 request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.WriteRequest.SerializeToString,
@@ -98,6 +133,11 @@ class NodeServiceStub:
                 '/kvstore.wire.v1.NodeService/Statistics',
                 request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.StatisticsRequest.SerializeToString,
                 response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.StatisticsResponse.FromString,
+                _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/kvstore.wire.v1.NodeService/Describe',
+                request_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.DescribeResponse.FromString,
                 _registered_method=True)
 
 
@@ -164,6 +204,48 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Confirm(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Prefetch(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pin(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unpin(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Retain(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Remove(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Clear(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Write(self, request_iterator, context):
         """Bytes for clients that cannot map the arena. Write fills reserved blocks; Read returns leased ones.
         """
@@ -178,6 +260,12 @@ class NodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Statistics(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Describe(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -236,6 +324,41 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReportRequest.FromString,
                     response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ReportResponse.SerializeToString,
             ),
+            'Confirm': grpc.unary_unary_rpc_method_handler(
+                    servicer.Confirm,
+                    request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ConfirmRequest.FromString,
+                    response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ConfirmResponse.SerializeToString,
+            ),
+            'Prefetch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prefetch,
+                    request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.PrefetchRequest.FromString,
+                    response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.PrefetchResponse.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.PinRequest.FromString,
+                    response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.PinResponse.SerializeToString,
+            ),
+            'Unpin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unpin,
+                    request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.UnpinRequest.FromString,
+                    response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.UnpinResponse.SerializeToString,
+            ),
+            'Retain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retain,
+                    request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.RetainRequest.FromString,
+                    response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.RetainResponse.SerializeToString,
+            ),
+            'Remove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Remove,
+                    request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.RemoveRequest.FromString,
+                    response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.RemoveResponse.SerializeToString,
+            ),
+            'Clear': grpc.unary_unary_rpc_method_handler(
+                    servicer.Clear,
+                    request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ClearRequest.FromString,
+                    response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.ClearResponse.SerializeToString,
+            ),
             'Write': grpc.stream_unary_rpc_method_handler(
                     servicer.Write,
                     request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.WriteRequest.FromString,
@@ -250,6 +373,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Statistics,
                     request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.StatisticsRequest.FromString,
                     response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.StatisticsResponse.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=kvstore_dot_wire_dot_v1_dot_node__pb2.DescribeRequest.FromString,
+                    response_serializer=kvstore_dot_wire_dot_v1_dot_node__pb2.DescribeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -533,6 +661,195 @@ class NodeService:
             _registered_method=True)
 
     @staticmethod
+    def Confirm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.wire.v1.NodeService/Confirm',
+            kvstore_dot_wire_dot_v1_dot_node__pb2.ConfirmRequest.SerializeToString,
+            kvstore_dot_wire_dot_v1_dot_node__pb2.ConfirmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prefetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.wire.v1.NodeService/Prefetch',
+            kvstore_dot_wire_dot_v1_dot_node__pb2.PrefetchRequest.SerializeToString,
+            kvstore_dot_wire_dot_v1_dot_node__pb2.PrefetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.wire.v1.NodeService/Pin',
+            kvstore_dot_wire_dot_v1_dot_node__pb2.PinRequest.SerializeToString,
+            kvstore_dot_wire_dot_v1_dot_node__pb2.PinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unpin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.wire.v1.NodeService/Unpin',
+            kvstore_dot_wire_dot_v1_dot_node__pb2.UnpinRequest.SerializeToString,
+            kvstore_dot_wire_dot_v1_dot_node__pb2.UnpinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.wire.v1.NodeService/Retain',
+            kvstore_dot_wire_dot_v1_dot_node__pb2.RetainRequest.SerializeToString,
+            kvstore_dot_wire_dot_v1_dot_node__pb2.RetainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Remove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.wire.v1.NodeService/Remove',
+            kvstore_dot_wire_dot_v1_dot_node__pb2.RemoveRequest.SerializeToString,
+            kvstore_dot_wire_dot_v1_dot_node__pb2.RemoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Clear(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.wire.v1.NodeService/Clear',
+            kvstore_dot_wire_dot_v1_dot_node__pb2.ClearRequest.SerializeToString,
+            kvstore_dot_wire_dot_v1_dot_node__pb2.ClearResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Write(request_iterator,
             target,
             options=(),
@@ -603,6 +920,33 @@ class NodeService:
             '/kvstore.wire.v1.NodeService/Statistics',
             kvstore_dot_wire_dot_v1_dot_node__pb2.StatisticsRequest.SerializeToString,
             kvstore_dot_wire_dot_v1_dot_node__pb2.StatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.wire.v1.NodeService/Describe',
+            kvstore_dot_wire_dot_v1_dot_node__pb2.DescribeRequest.SerializeToString,
+            kvstore_dot_wire_dot_v1_dot_node__pb2.DescribeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -100,7 +100,7 @@ def conversations(seed: int, count: int, faithful_share: float) -> list[Access]:
 
 
 def rate(accesses, name, capacity):
-    make = POLICIES.get(name) or (lambda clock: PrefixClosed(Belady(accesses)))
+    make = POLICIES.get(name) or (lambda clock: Belady(accesses))
     return replay(accesses, make, capacity_blocks=capacity, block_tokens=16).ratio
 
 

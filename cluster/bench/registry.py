@@ -1,0 +1,24 @@
+"""Benchmarks by name, imported when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import cast
+
+from cluster.bench.case import Benchmark
+
+BENCHMARKS: Mapping[str, tuple[str, ...]] = {
+    "evict": ("evict:evict",),
+}
+"""Name → "module:function" in this package, in the order in which they run."""
+
+
+def load_benchmarks(name: str) -> list[Benchmark]:
+    benchmarks = []
+    for place in BENCHMARKS[name]:
+        module, function = place.split(":")
+        benchmarks.append(
+            cast(Benchmark, getattr(import_module(f"cluster.bench.{module}"), function))
+        )
+    return benchmarks
