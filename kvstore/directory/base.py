@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from kvstore.core.ids import BlockKeys, MemberId
+from kvstore.core.ids import BlockKeys, MemberId, NodeId
+from kvstore.events.base import EventSink, Inventory
 from kvstore.tiers.base import TierKind
 
 
@@ -42,3 +43,46 @@ class Directory(Protocol):
 
     async def longest_prefix(self, keys: BlockKeys) -> int:
         """How many leading keys have a replica somewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """Who a node is and where it can be reached; `NodeRecord` in node.proto."""
+
+    node_id: NodeId
+    boot_id: int
+    """Differs, and grows, on every start; also the epoch of its events."""
+    host_id: str
+    """The same for two nodes that share a kernel: they may map each other's arena."""
+    zmq_endpoint: str
+    grpc_address: str
+    event_endpoint: str
+    replay_endpoint: str
+
+
+class ClusterView(Protocol):
+    """What one node knows of the others: who they are, and which blocks they hold.
+
+    Soft state of one event loop, `start` → `stop`. It degrades rather than fail: whatever it is
+    made of being away, `locate` finds nothing, within its deadline, and the node goes on alone. A
+    node that died disappears within one heartbeat time, with its replicas.
+    """
+
+    @property
+    def sink(self) -> EventSink:
+        """Takes the node's own block events, where the view has to pass them on; else a null
+        sink."""
+
+    async def start(self, own: NodeRecord, inventory: Inventory) -> None:
+        """Raises ConfigurationError for an address that cannot be one; that nobody is there is no
+        error."""
+
+    async def stop(self) -> None:
+        """Withdraw what the others were told of this node, in bounded time. Idempotent."""
+
+    def nodes(self) -> Mapping[NodeId, NodeRecord]:
+        """The other nodes that are alive, as far as is known."""
+
+    async def locate(self, keys: BlockKeys, *, deadline_s: float) -> list[Sequence[Replica]]:
+        """Replicas on other live nodes, fastest tier first, for each key. Never raises but when
+        cancelled."""
