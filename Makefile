@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell find proto -name "*.proto")
 MODEL ?=
+RUNS ?= 1000
+FUZZ_SECONDS ?= 60
 ARGS ?=
 
-.PHONY: help install demo serve test quick check format proto clean
+.PHONY: help install demo serve test quick chaos fuzz check format proto clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -31,6 +33,13 @@ test: install ## all tests
 
 quick: install ## the tests that take seconds
 	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+chaos: install ## kill writers, readers and nodes at random points, RUNS=1000 times
+	@$(BIN)/python tools/chaos.py --runs $(RUNS)
+
+fuzz: install ## fuzz everything that parses bytes from a socket or a file, FUZZ_SECONDS=60 each
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	@$(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
 
 check: install ## format, lint, types, layers, generated code, docs
 	@echo "==> Format and lint"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError
 
 from kvstore.core.errors import ProtocolError
 from kvstore.core.ids import (
@@ -22,6 +25,8 @@ MAX_EVENT_HASHES = 8192
 
 MAX_MESSAGE_BYTES = 1 << 20
 """A subscriber drops larger messages unread."""
+
+M = TypeVar("M", event_pb2.EventBatch, event_pb2.ReplayResponse)
 
 _TO_WIRE = {
     TierKind.DEVICE: block_pb2.TIER_DEVICE,
@@ -59,6 +64,16 @@ def group(events: Iterable[event_pb2.BlockEvent]) -> Iterator[list[event_pb2.Blo
         size += event_bytes
     if part:
         yield part
+
+
+def parse(kind: type[M], packed: bytes) -> M:
+    """A message whose events can all be delivered. Raises ProtocolError."""
+    try:
+        message = kind.FromString(packed)
+    except DecodeError as error:
+        raise ProtocolError("not a message of the event plane") from error
+    check(message.events)
+    return message
 
 
 def check(events: Iterable[event_pb2.BlockEvent]) -> None:

@@ -7,11 +7,10 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import zmq
 import zmq.asyncio
-from google.protobuf.message import DecodeError, Message
 
 from kvstore.core.errors import ProtocolError
 from kvstore.events import codec
@@ -24,8 +23,6 @@ _LOG = logging.getLogger(__name__)
 
 _RETRY_S_MIN = 0.05
 _RETRY_S_MAX = 2.0
-
-M = TypeVar("M", bound=Message)
 
 
 class EventTarget(EventSink, Protocol):
@@ -146,7 +143,7 @@ class EventSubscriber:
 
     async def _live(self, frames: Sequence[bytes]) -> None:
         try:
-            batch = self._parse(EventBatch, frames[-1])
+            batch = codec.parse(EventBatch, frames[-1])
             self._check_publisher(batch)
         except ProtocolError as error:
             self._skip(error)
@@ -189,7 +186,7 @@ class EventSubscriber:
         # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the frame.
         async with asyncio.timeout(self._replay_deadline_s):
             packed = await socket.recv()
-        frame = self._parse(ReplayResponse, packed)
+        frame = codec.parse(ReplayResponse, packed)
         step = self._cursor.replayed(
             frame.epoch,
             frame.sequence,
@@ -209,14 +206,6 @@ class EventSubscriber:
             self._applied += 1
         else:
             self._ignored += 1
-
-    def _parse(self, kind: type[M], packed: bytes) -> M:
-        try:
-            message = kind.FromString(packed)
-        except DecodeError as error:
-            raise ProtocolError("not a message of the event plane") from error
-        codec.check(message.events)  # type: ignore[attr-defined]
-        return message
 
     def _check_publisher(self, batch: EventBatch) -> None:
         if batch.publisher_id != self._publisher_id:
