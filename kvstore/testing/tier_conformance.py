@@ -52,6 +52,8 @@ class TierConformance:
     """Of the tier that `make_tier` returns."""
     block_bytes = 30_000
     """No multiple of anything, so that padding is met."""
+    lengths_bytes: Sequence[int] = (1, 4095, 4096, 4097, 65536, 120_000)
+    """Of blocks that the tier takes; all `block_bytes` where it takes no other."""
 
     def make_tier(self) -> Tier:
         """An empty tier of `capacity_bytes` that takes blocks of up to 120,000 bytes."""
@@ -65,7 +67,7 @@ class TierConformance:
         return [numbered_block(number, self.block_bytes) for number in numbers]
 
     def test_round_trip_of_any_length(self) -> None:
-        lengths = [1, 4095, 4096, 4097, 65536, 120_000]
+        lengths = self.lengths_bytes
         blocks = [numbered_block(i, length) for i, length in enumerate(lengths)]
         with closing(self.make_tier()) as tier:
             result = tier.store(blocks)
@@ -119,7 +121,7 @@ class TierConformance:
             assert load_one(tier, block) == (None, bytes(block.data))
 
     def test_the_tier_keeps_no_reference_to_what_it_was_given(self) -> None:
-        data = bytearray(b"abc" * 5000)
+        data = bytearray(numbered_block(1, self.block_bytes).data)
         block = Block(numbered_key(1), memoryview(data), checksum(data))
         before = bytes(data)
         with closing(self.make_tier()) as tier:
@@ -195,7 +197,7 @@ class TierConformance:
             assert tier.drop([first.key]) == []
 
     def test_information_and_inventory_oldest_first(self) -> None:
-        blocks = [numbered_block(i, 1000 + i) for i in (5, 3, 9, 1)]
+        blocks = [numbered_block(i, self.lengths_bytes[i % 6]) for i in (5, 3, 9, 1)]
         with closing(self.make_tier()) as tier:
             for block in blocks:
                 tier.store([block])

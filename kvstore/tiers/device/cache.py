@@ -37,7 +37,7 @@ class DeviceCache:
     def _make_copier(self) -> BlockCopier:
         if self.device.type == "cpu":
             return DirectCopier(self.tensor)
-        staged_blocks = max(1, min(self.num_blocks, _STAGING_BYTES // self.layout.block_bytes))
+        staged_blocks = max(2, min(self.num_blocks, _STAGING_BYTES // self.layout.block_bytes))
         staging = torch.empty(
             (staged_blocks, *self.layout.shape), dtype=self.tensor.dtype, pin_memory=True
         )

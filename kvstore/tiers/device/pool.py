@@ -101,6 +101,24 @@ class BlockPool:
             if self._references[block] == 0:
                 self._rest(block)
 
+    def drop(self, block_hash: BlockHash) -> bool:
+        """Take a name away, so that `match` finds it no more; whether there was one.
+
+        Whoever holds the block keeps its bytes until the release.
+        """
+        block = self._block_of.pop(block_hash, None)
+        if block is None:
+            return False
+        self._hash_of[block] = None
+        self._note(block_hash, self._stored, self._removed)
+        if self._references[block] == 0:
+            del self._cached[block]
+            self._free.append(block)
+        return True
+
+    def __contains__(self, block_hash: BlockHash) -> bool:
+        return block_hash in self._block_of
+
     def drain_events(self) -> PoolEvents:
         """Changes since the last drain; a hash that came and went (or the reverse) is in neither
         list. Holds at most `num_blocks` of each, however late it is called."""

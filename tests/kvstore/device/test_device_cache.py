@@ -47,7 +47,7 @@ def test_imported_blocks_are_seen_by_every_layer_and_touch_no_other() -> None:
     assert torch.equal(cache.tensor[others], before[others])
 
 
-@pytest.mark.parametrize("staged_blocks", [None, 1, 2, 5])
+@pytest.mark.parametrize("staged_blocks", [None, 2, 3, 5, 20])
 def test_copiers_agree(staged_blocks: int | None) -> None:
     """The path of a GPU, on a CPU: staging smaller than the batch, larger, and none at all."""
     tensor = torch.empty(6, *layout().shape)
