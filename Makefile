@@ -9,7 +9,7 @@ RUNS ?= 1000
 FUZZ_SECONDS ?= 60
 ARGS ?=
 
-.PHONY: help install demo serve test quick chaos fuzz check format proto clean
+.PHONY: help install system-packages demo serve test quick chaos fuzz check format proto clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -27,12 +27,15 @@ demo: install ## run the main job end to end on this machine; MODEL=path-or-hub-
 serve: install ## leave a cluster up until Ctrl-C; MODEL=path-or-hub-id serves that model
 	@$(BIN)/kvstore serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
-test: install ## all tests
+test: install system-packages ## all tests
 	@echo "==> Running the tests"
 	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
-quick: install ## the tests that take seconds
+quick: install system-packages ## the tests that take seconds
 	@$(BIN)/pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+system-packages:
+	@bash tools/system_packages.sh
 
 chaos: install ## kill writers, readers and nodes at random points, RUNS=1000 times
 	@$(BIN)/python tools/chaos.py --runs $(RUNS)

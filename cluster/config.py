@@ -192,5 +192,10 @@ def _holds(values: Mapping[str, Any], path: Sequence[str]) -> bool:
 
 
 def _accepted(section: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = SECTIONS[section[0]] if section else Settings
+    model: type[BaseModel] = Settings
+    for name in section:
+        nested = model.model_fields[name].annotation
+        assert isinstance(nested, type)
+        assert issubclass(nested, BaseModel)
+        model = nested
     return list(model.model_fields)

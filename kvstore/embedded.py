@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from kvstore.client.aio import Client
 from kvstore.client.loop_thread import LoopThread
 from kvstore.client.sync import SyncClient
+from kvstore.client.verification import Verify
 from kvstore.core.errors import ConfigurationError
 from kvstore.core.layout import KVLayout
 from kvstore.events.null import NullEventSink
@@ -28,12 +29,14 @@ class EmbeddedStore(SyncClient):
         self._store = store
 
     @classmethod
-    def open(cls, config: NodeConfig, layouts: Sequence[KVLayout]) -> Self:
+    def open(
+        cls, config: NodeConfig, layouts: Sequence[KVLayout], tenant: str, verify: Verify
+    ) -> Self:
         """Raises ConfigurationError, with nothing left behind."""
         store = LocalStore(config, NullEventSink(), boot_id=time.time_ns())
         loop = LoopThread("kvstore-embedded")
         try:
-            return cls(loop.run(_start(store, layouts)), loop, store)
+            return cls(loop.run(_start(store, layouts, tenant, verify)), loop, store)
         except BaseException:
             loop.run(store.stop())
             loop.stop()
@@ -46,17 +49,29 @@ class EmbeddedStore(SyncClient):
             self._loop.stop()
 
 
-async def _start(store: LocalStore, layouts: Sequence[KVLayout]) -> Client:
+async def _start(
+    store: LocalStore, layouts: Sequence[KVLayout], tenant: str, verify: Verify
+) -> Client:
     await store.start()
     server = InprocServer(store.service.handlers())
     await server.start()
     return await Client.over(
-        InprocChannel(server), server.endpoint, client_name="embedded", layouts=layouts
+        InprocChannel(server),
+        server.endpoint,
+        client_name="embedded",
+        layouts=layouts,
+        tenant=tenant,
+        verify=verify,
     )
 
 
 def open_embedded(
-    path: str | Path | None, host: str | int, disk: str | int, layouts: Sequence[KVLayout]
+    path: str | Path | None,
+    host: str | int,
+    disk: str | int,
+    layouts: Sequence[KVLayout],
+    tenant: str,
+    verify: Verify,
 ) -> EmbeddedStore:
     """See `kvstore.open`."""
     values = {"node_id": "embedded", "host": host, "disk": disk, "disk_path": path}
@@ -66,4 +81,4 @@ def open_embedded(
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         raise ConfigurationError(f"{name}: {first['msg']}; got {first['input']!r}") from error
-    return EmbeddedStore.open(config, layouts)
+    return EmbeddedStore.open(config, layouts, tenant, verify)

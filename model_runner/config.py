@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kvstore.transports.security.config import ClientSecurity, ServerSecurity
+
 
 class WorkerConfig(BaseModel):
     """One worker: a model on one device, and the store node of its host."""
@@ -49,3 +51,13 @@ class WorkerConfig(BaseModel):
         "tcp://127.0.0.1:0", description="ZeroMQ endpoint that replays missed events."
     )
     conductor: str | None = Field(None, description="Address of the conductor to register with.")
+    advertise_host: str | None = Field(
+        None,
+        description="Host that others reach this one by, where it listens on all addresses; none "
+        "= the host's own address.",
+    )
+    allow_insecure: bool = Field(
+        False, description="Listen beyond this host without asking who comes: see docs/security.md."
+    )
+    security: ServerSecurity = ServerSecurity()
+    credentials: ClientSecurity = ClientSecurity()

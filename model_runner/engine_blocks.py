@@ -27,7 +27,8 @@ class BlockTables:
     block_table:  [ named: hits, or computed and full ][ filled now ][ room ]
                     0 .. num_named                      num_computed   len
     ```
-    A hit never covers the last token: at least one token is computed, for its logits.
+    A hit never covers the last token: at least one token is computed, for its logits. Whoever wants
+    the logits of its whole prompt (`reads_cache` is false) gets no hits; its blocks are named.
     With `asks_store`, an admitted request that may find more in the store is marked `loading`;
     `take_admitted` hands it to the engine, and `loaded` tells how it went.
     """
@@ -106,7 +107,15 @@ class BlockTables:
         assert len(block_ids) == len(hashes)
         return BlockRun(hashes, block_ids)
 
+    def prefix(self, request: Request) -> BlockHash | None:
+        """What another one's KV could be used of, by the hash of its last block."""
+        self._extend_hashes(request)
+        usable = self._num_usable(request)
+        return request.block_hashes[usable - 1] if usable else None
+
     def _num_usable(self, request: Request) -> int:
+        if not request.reads_cache:
+            return 0
         return min((len(request) - 1) // self._block_size, len(request.block_hashes))
 
     def _blocks_for(self, request: Request) -> int:

@@ -17,6 +17,7 @@ from model_runner.engine_output import EngineLoad, EngineOutput
 from model_runner.engine_request import LiveRequest, LiveRequests
 from model_runner.engine_step import StepModel, StepResult, compute_step
 from model_runner.store import StoreConnector
+from model_runner.twins import Twins
 from model_runner.types import Chunk, FinishReason, Request, Scheduler
 
 _LOG = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ class EngineCore:
               └──────── preempted ◀───────┘
     ```
     It never waits for the store: a request that is being fetched is `loading` while others are
-    computed, and blocks being published keep a reference until they are copied out.
+    computed, and blocks being published keep a reference until they are copied out. A request whose
+    prompt another one is about to compute waits for it before `add` goes on (see `Twins`).
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class EngineCore:
         self._blocks = BlockTables(
             self._pool, model.layout.block_size_tokens, asks_store=store.enabled
         )
+        self._twins = Twins()
 
     def add(self, request: Request) -> None:
         """Queue a request that has entered `live`."""
-        self._scheduler.add(request)
+        if self._twins.may_start(request, self._blocks.prefix(request)):
+            self._scheduler.add(request)
 
     def cancel(self, request_id: RequestId) -> None:
         live = self._live.get(request_id)
@@ -127,8 +131,8 @@ class EngineCore:
             live.computed(started_s, took_s)
             lives.append(live)
         self._name_blocks(lives, chunks, results)
-        for live, result in zip(lives, results, strict=True):
-            self._tell(live, result)
+        for live, chunk, result in zip(lives, chunks, results, strict=True):
+            self._tell(live, result, live.request.num_computed - chunk.num_tokens)
 
     def _results(self, chunks: Sequence[Chunk]) -> Sequence[StepResult]:
         try:
@@ -151,14 +155,18 @@ class EngineCore:
                 named.append((live, self._blocks.complete(live.request)))
         self._publish(named)
 
-    def _tell(self, live: LiveRequest, result: StepResult) -> None:
-        if result is None:  # its prompt goes on in the next step
-            return
+    def _tell(self, live: LiveRequest, result: StepResult, start: int) -> None:
+        """What came of the chunk that began at `start`."""
         if isinstance(result, KVStoreError):
             self._finish(live, EngineOutput(error=result))
             return
-        live.request.token_ids.append(result)
-        output = live.output(self._model.eos_token_ids)
+        live.tell_prompt(start, result.prompt_logprobs)
+        if result.sampled is None:  # its prompt goes on in the next step
+            return
+        for twin in self._twins.computed(live.request):
+            self._scheduler.add(twin)
+        live.request.token_ids.append(result.sampled.token_id)
+        output = live.output(result.sampled, self._model.eos_token_ids)
         if output.finish_reason is None:
             live.emit(output)
         else:
@@ -168,6 +176,8 @@ class EngineCore:
         """Give back what the request holds (a loading one when that is over), and tell."""
         request = live.request
         self._scheduler.remove(request)
+        for twin in self._twins.left(request):
+            self.add(twin)
         if not request.loading:
             self._blocks.release(request)
         live.answered = True

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kvstore.core.errors import KVStoreError
 from kvstore.tiers.base import TierKind
+from model_runner.sampling.logprobs import TokenLogprobs
 from model_runner.types import FinishReason
 
 
@@ -24,9 +25,9 @@ class FirstOutput:
 
 @dataclass(frozen=True, slots=True)
 class EngineOutput:
-    """One piece of news of a request. In order: any number with tokens, the last of which has a
-    `finish_reason`; then one with `published`. An `error` may come instead of any of them and is
-    the last."""
+    """One piece of news of a request. In order: those with `prompt_logprobs`, if asked for; any
+    number with tokens, the last of which has a `finish_reason`; then one with `published`. An
+    `error` may come instead of any of them and is the last."""
 
     token_ids: tuple[int, ...] = ()
     first: FirstOutput | None = None
@@ -34,6 +35,10 @@ class EngineOutput:
     published: bool = False
     """Whatever of this request goes to the store is there now, or was given up."""
     error: KVStoreError | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of `token_ids`, or none if not asked for."""
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of the next prompt tokens, in order; the first token of a prompt has none."""
 
 
 Emit = Callable[[EngineOutput], None]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from kvstore.core.errors import ResourceExhaustedError, UnavailableError
 from kvstore.core.ids import RequestId
 from model_runner.engine_output import Emit, EngineOutput, FirstOutput
+from model_runner.sampling.logprobs import TokenLogprobs
+from model_runner.sampling.sampler import SampledToken
 from model_runner.types import FinishReason, Request
 
 
@@ -22,6 +24,8 @@ class LiveRequest:
     compute_s: float = 0.0
     num_publishing: int = 0
     """Batches of its blocks on their way to the store."""
+    num_prompt_logprobs: int = 0
+    """How many were told: a preempted request computes them again."""
     told_first: bool = False
     answered: bool = False
     """Its last token was told; it is here for its blocks that are being published."""
@@ -32,13 +36,23 @@ class LiveRequest:
             self.queue_s = started_s - self.request.arrived_s
         self.compute_s += took_s
 
-    def output(self, eos_token_ids: Set[int]) -> EngineOutput:
+    def output(self, sampled: SampledToken, eos_token_ids: Set[int]) -> EngineOutput:
         """News of the token that was just appended."""
         first = None if self.told_first else self._first()
         self.told_first = True
         return EngineOutput(
-            (self.request.token_ids[-1],), first, finish_reason(self.request, eos_token_ids)
+            token_ids=(sampled.token_id,),
+            logprobs=() if sampled.logprobs is None else (sampled.logprobs,),
+            first=first,
+            finish_reason=finish_reason(self.request, eos_token_ids),
         )
+
+    def tell_prompt(self, start: int, logprobs: Sequence[TokenLogprobs]) -> None:
+        """Log probabilities of the prompt tokens from position `start` + 1 on."""
+        new = tuple(logprobs[max(0, self.num_prompt_logprobs - start) :])
+        if new:
+            self.num_prompt_logprobs += len(new)
+            self.emit(EngineOutput(prompt_logprobs=new))
 
     def _first(self) -> FirstOutput:
         assert self.queue_s is not None
@@ -46,7 +60,8 @@ class LiveRequest:
 
 
 def finish_reason(request: Request, eos_token_ids: Set[int]) -> FinishReason | None:
-    """Whether the last token ends the answer."""
+    """Whether the last token ends the answer. Before `min_tokens` the sampler lets none come that
+    would."""
     sampling, last = request.sampling, request.token_ids[-1]
     if last in sampling.stop_token_ids:
         return FinishReason.STOP

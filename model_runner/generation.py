@@ -10,7 +10,8 @@ from kvstore.core.identity import ModelIdentity
 from kvstore.core.ids import RequestId
 from kvstore.tiers.base import TierKind
 from model_runner.engine_output import EngineOutput, FirstOutput
-from model_runner.sampling import validate
+from model_runner.sampling.logprobs import TokenLogprobs
+from model_runner.sampling.validate import validate
 from model_runner.types import FinishReason, Request, SamplingParams
 from model_runner.wire.v1 import generation_pb2 as wire
 
@@ -53,7 +54,7 @@ def read_request(
     _check_tokens("prompt_token_ids", prompt, model.vocab_size)
     _check_tokens("output_token_ids", output, model.vocab_size)
     sampling = _sampling(message.sampling, draw_seed)
-    validate(sampling, model.max_context_tokens)
+    validate(sampling, model.max_context_tokens, model.vocab_size)
     _check_length(len(prompt), len(output), sampling.max_tokens, model.max_context_tokens)
     return Request(
         request_id=request_id,
@@ -70,10 +71,18 @@ def to_chunk(output: EngineOutput) -> wire.GenerateChunk:
         token_ids=output.token_ids,
         finish_reason=_FINISH_REASONS[output.finish_reason],
         published=output.published,
+        logprobs=[_logprobs(one) for one in output.logprobs],
+        prompt_logprobs=[_logprobs(one) for one in output.prompt_logprobs],
     )
     if output.first is not None:
         _add_first(chunk, output.first)
     return chunk
+
+
+def _logprobs(told: TokenLogprobs) -> wire.TokenLogprobs:
+    return wire.TokenLogprobs(
+        logprob=told.logprob, top_token_ids=told.top_token_ids, top_logprobs=told.top_logprobs
+    )
 
 
 def _add_first(chunk: wire.GenerateChunk, first: FirstOutput) -> None:
@@ -118,4 +127,13 @@ def _sampling(message: wire.SamplingParams, draw_seed: Callable[[], int]) -> Sam
         max_tokens=message.max_tokens,
         ignore_eos=message.ignore_eos,
         stop_token_ids=frozenset(message.stop_token_ids),
+        min_p=message.min_p,
+        repetition_penalty=message.repetition_penalty or 1.0,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        logit_bias=dict(message.logit_bias),
+        bad_words=tuple(tuple(word.token_ids) for word in message.bad_words),
+        min_tokens=message.min_tokens,
+        logprobs=message.logprobs if message.HasField("logprobs") else None,
+        prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
     )

@@ -3,10 +3,7 @@ the repository is run."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from kvstore.core.encoding import encode_fields
+from kvstore.client.huggingface.checkpoint import weight_files
 from kvstore.core.errors import ConfigurationError
 from model_runner.attention import NAME
 
@@ -41,18 +38,6 @@ _FOREIGN_ERRORS = (
 )  # fmt: skip
 """What transformers raises for files that it cannot make a model of."""
 _REASON_CHARS_MAX = 300
-
-_INCIDENTAL_KEYS = frozenset(
-    {
-        "_name_or_path", "architectures", "attention_dropout", "bos_token_id",
-        "chunk_size_feed_forward", "dtype", "embd_pdrop", "eos_token_id", "hidden_dropout",
-        "id2label", "initializer_range", "label2id", "output_attentions", "output_hidden_states",
-        "pad_token_id", "problem_type", "resid_pdrop", "return_dict", "torch_dtype",
-        "transformers_version", "use_cache",
-    }
-)  # fmt: skip
-"""Configuration that leaves the KV as it is. All other keys count, also those not known here: a
-needless difference costs cache hits, a missed one would be wrong bytes."""
 
 
 def resolve_folder(model: str) -> Path:
@@ -125,59 +110,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             folder, trust_remote_code=False
         )
     return tokenizer
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up the model, sorted by name.
-
-    Raises ConfigurationError if there are none, or if one that the index lists is missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        with _as_configuration_error(folder, index.name):
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    files = [folder / name for name in names]
-    for file in files:
-        if not file.is_file():
-            raise ConfigurationError(
-                f"model {str(folder)!r}: it has no {file.name}; other formats of weights are not "
-                "read, convert them to safetensors"
-            )
-    return files
-
-
-def weights_digest(folder: Path) -> str:
-    """SHA-256 over the contents of all weight files, as hex. A name is not an identity: it can be
-    reused. Reads every byte, about 1.5 GB/s a file, and files side by side."""
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        digests = list(pool.map(_file_digest, weight_files(folder)))
-    return hashlib.sha256(encode_fields("kvstore.weights.v1", *digests)).hexdigest()
-
-
-def architecture(config: PreTrainedConfig) -> str:
-    """Canonical JSON of what shapes the computation: model type, sizes, rope, and so on."""
-    values = _without_incidental(json.loads(config.to_json_string(use_diff=False)))
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
-
-
-def _without_incidental(value: Any) -> Any:
-    match value:
-        case dict():
-            return {
-                key: _without_incidental(item)
-                for key, item in value.items()
-                if key not in _INCIDENTAL_KEYS
-            }
-        case list():
-            return [_without_incidental(item) for item in value]
-        case _:
-            return value
-
-
-def _file_digest(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
 
 
 @contextmanager

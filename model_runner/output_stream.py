@@ -51,6 +51,7 @@ def merge_tokens(outputs: Sequence[EngineOutput]) -> list[EngineOutput]:
             merged[-1] = replace(
                 merged[-1],
                 token_ids=merged[-1].token_ids + output.token_ids,
+                logprobs=merged[-1].logprobs + output.logprobs,
                 finish_reason=output.finish_reason,
             )
         else:

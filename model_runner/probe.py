@@ -7,11 +7,11 @@ do not. An architecture that the paged cache would compute wrongly is refused he
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from kvstore.client.huggingface.architecture import context_limit
 from kvstore.core.errors import ConfigurationError
 from kvstore.core.layout import KVLayout
 from model_runner.attention import AttentionCall
@@ -54,27 +54,17 @@ def find_max_context_tokens(config: PreTrainedConfig, wanted: int | None) -> int
 
     Raises ConfigurationError if the model cannot have so many, or does not say.
     """
-    text_config = config.get_text_config()
-    limits = [getattr(text_config, "max_position_embeddings", None), _rope_limit(text_config)]
-    known = [limit for limit in limits if limit is not None]
-    if wanted is None and not known:
-        raise ConfigurationError("the model names no longest context: set max_context_tokens")
-    if wanted is not None and known and wanted > min(known):
+    limit = context_limit(config)
+    if wanted is None:
+        if limit is None:
+            raise ConfigurationError("the model names no longest context: set max_context_tokens")
+        return limit
+    if limit is not None and wanted > limit:
         raise ConfigurationError(
-            f"max_context_tokens={wanted} is more than the {min(known)} that the model can have "
+            f"max_context_tokens={wanted} is more than the {limit} that the model can have "
             "with a cacheable prefix"
         )
-    return wanted or min(known)
-
-
-def _rope_limit(text_config: Any) -> int | None:
-    """Where rotary embedding begins to depend on the length of the sequence: from there on, the
-    KV of a prefix is not a property of the prefix."""
-    rope = getattr(text_config, "rope_parameters", None) or {}
-    if rope.get("rope_type") not in ("dynamic", "longrope"):
-        return None
-    limit: int | None = rope.get("original_max_position_embeddings")
-    return limit or text_config.max_position_embeddings
+    return wanted
 
 
 def _attention_calls(model: PreTrainedModel) -> list[AttentionCall]:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
+from kvstore.client.huggingface.architecture import architecture
+from kvstore.client.huggingface.checkpoint import weights_digest
 from kvstore.core.errors import ConfigurationError
 from kvstore.core.identity import ModelIdentity
 from kvstore.tiers.device.cache import DeviceCache
 from model_runner.attention import CacheContext
 from model_runner.config import WorkerConfig
-from model_runner.loading import architecture, load_model, resolve_folder, weights_digest
+from model_runner.loading import load_model, resolve_folder
 from model_runner.probe import find_layout, find_max_context_tokens
 from model_runner.step import ForwardChunk, Step
 
@@ -44,8 +46,8 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[ForwardChunk]) -> torch.Tensor:
-        """Compute the chunks' KV into their blocks; logits of each one's last token, `[chunk,
-        vocab]` float32, on the device.
+        """Compute the chunks' KV into their blocks; logits of each one's last token, or of all of
+        its tokens (`all_logits`), chunk by chunk: `[row, vocab]` float32, on the device.
 
         The blocks that a chunk writes must be in no other chunk's table. Rows are independent: one
         that is not finite (see `sampling.sample`) says nothing about the others.
@@ -55,11 +57,11 @@ class ModelRunner:
             input_ids=step.token_ids[None],
             position_ids=step.positions[None],
             use_cache=False,
-            logits_to_keep=step.last_tokens,
+            logits_to_keep=step.logit_tokens,
             paged=CacheContext(self.cache, step),
         )
         logits: torch.Tensor = output.logits[0].float()
-        assert logits.shape == (len(chunks), self.vocab_size)
+        assert logits.shape == (len(step.logit_tokens), self.vocab_size)
         return logits
 
     def __repr__(self) -> str:

@@ -31,6 +31,12 @@ class ForwardChunk:
     token_ids: Sequence[int]
     start: int
     block_table: Sequence[int]
+    all_logits: bool = False
+    """Logits of every token are wanted, not only of the last."""
+
+    @property
+    def num_logits(self) -> int:
+        return len(self.token_ids) if self.all_logits else 1
 
     @property
     def end(self) -> int:
@@ -68,6 +74,11 @@ class _Member:
     def tokens(self) -> slice:
         return slice(self.offset, self.offset + self.num_tokens)
 
+    @property
+    def logit_tokens(self) -> range:
+        end = self.offset + self.num_tokens
+        return range(end - self.chunk.num_logits, end)
+
 
 class Step:
     """One packed row of chunks. Immutable to its users; one forward pass, one thread."""
@@ -90,7 +101,7 @@ class Step:
             assert chunk.end <= len(chunk.block_table) * layout.block_size_tokens
         self.token_ids = self._tensor([i for chunk in chunks for i in chunk.token_ids])
         self.positions = self._tensor([p for c in chunks for p in range(c.start, c.end)])
-        self.last_tokens = self._tensor([m.offset + m.num_tokens - 1 for m in self._members])
+        self.logit_tokens = self._tensor([t for m in self._members for t in m.logit_tokens])
         size = layout.block_size_tokens
         self.slot_blocks = self._tensor(
             [c.block_table[p // size] for c in chunks for p in range(c.start, c.end)]

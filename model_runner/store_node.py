@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from kvstore.client.base import FoundBlock
 from kvstore.client.sync import SyncClient, SyncLease
-from kvstore.core.checksum import checksum
 from kvstore.core.errors import (
     ChecksumError,
     DeadlineExceededError,
@@ -198,9 +197,7 @@ def _trusted(lease: SyncLease, found: Sequence[FoundBlock]) -> list[TierKind]:
     tiers = []
     for block in found:
         try:
-            if checksum(block.view) != block.checksum:
-                lease.copy_into(block, memoryview(bytearray(block.view.nbytes)))  # tells the node
-            lease.verify(block)
+            lease.check(block)
         except (ChecksumError, LeaseExpiredError):
             break
         tiers.append(block.tier)

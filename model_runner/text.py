@@ -30,10 +30,12 @@ class TextStream:
         tokenizer: PreTrainedTokenizerBase,
         stop: Sequence[str] = (),
         *,
+        min_tokens: int = 0,
         skip_special_tokens: bool = True,
     ) -> None:
         self._detokenizer = _Detokenizer(tokenizer, skip_special_tokens)
         self._stops = _StopStrings(stop)
+        self._num_unstoppable = min_tokens
 
     @property
     def stopped(self) -> bool:
@@ -42,7 +44,13 @@ class TextStream:
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that these tokens made certain; often empty, and always so once stopped."""
-        return "" if self.stopped else self._stops.push(self._detokenizer.push(token_ids))
+        if self.stopped:
+            return ""
+        free = min(self._num_unstoppable, len(token_ids))
+        self._num_unstoppable -= free
+        text = self._detokenizer.push(token_ids[:free]) if free else ""
+        rest = token_ids[free:]
+        return text + self._stops.push(self._detokenizer.push(rest)) if rest else text
 
     def flush(self) -> str:
         """The rest: no more tokens will come. Unfinished characters stay as U+FFFD."""

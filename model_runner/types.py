@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kvstore.core.ids import BlockHash, RequestId
 from kvstore.tiers.base import TierKind
 
+if TYPE_CHECKING:
+    from model_runner.sampling.state import SamplingState
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. Raises InvalidArgumentError from `validate` for values out of
-    range."""
+    """How the next token is chosen; the order of what is done is that of `sampling.sampler`.
+
+    `sampling.validate` raises InvalidArgumentError for values out of range.
+    """
 
     temperature: float = 0.0
+    """0 = greedy: the largest logit, exactly."""
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
     max_tokens: int = 16
     ignore_eos: bool = False
     stop_token_ids: frozenset[int] = frozenset()
+    min_p: float = 0.0
+    """Tokens less probable than this times the most probable one are out."""
+    repetition_penalty: float = 1.0
+    """Divides the logits above 0, and multiplies those below, of tokens in prompt or output."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of every token in the output, once."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the logit of a token once for each time that it is in the output."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these tokens."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Token sequences that are never completed, wherever in prompt and output they begin."""
+    min_tokens: int = 0
+    """Neither EOS nor a stop token comes before the output has so many."""
+    logprobs: int | None = None
+    """Tell the log probability of each token, and of as many of the most probable ones."""
+    prompt_logprobs: int | None = None
+    """The same of the prompt's tokens. The whole prompt is computed for it, whatever is cached."""
 
 
 class FinishReason(Enum):
@@ -63,6 +87,9 @@ class Request:
     """Prompt tokens that were not computed, by the tier that they came from."""
     num_preemptions: int = 0
     arrived_s: float = 0.0
+    sampling_state: SamplingState | None = None
+    """What the sampler keeps from step to step. It follows from the fields above: whoever has none
+    makes it anew."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -74,6 +101,11 @@ class Request:
     @property
     def num_output_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def reads_cache(self) -> bool:
+        """Logits of the prompt's tokens come from computing them: a hit has none."""
+        return not self.bypass_cache and self.sampling.prompt_logprobs is None
 
 
 @dataclass(frozen=True, slots=True)

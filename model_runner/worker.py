@@ -14,13 +14,16 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from kvstore.client.sync import SyncClient
 from kvstore.events.publisher import EventPublisher
+from kvstore.transports.advertise import reachable
 from kvstore.transports.grpc.server import GrpcServer
 from kvstore.transports.methods import StreamWriter
+from kvstore.transports.security.curve import Admit
 from model_runner.config import WorkerConfig
 from model_runner.engine import Engine
 from model_runner.engine_output import EngineLoad
 from model_runner.generation import ServedModel
 from model_runner.inventory import RecordedInventory
+from model_runner.keys import server_keys
 from model_runner.loading import resolve_folder
 from model_runner.runner import ModelRunner
 from model_runner.service import GenerationService
@@ -71,15 +74,15 @@ class Worker:
 
     @property
     def grpc_address(self) -> str:
-        return self._server.endpoint
+        return reachable(self._server.endpoint, self._config.advertise_host)
 
     @property
     def event_endpoint(self) -> str:
-        return self._publisher.event_endpoint
+        return reachable(self._publisher.event_endpoint, self._config.advertise_host)
 
     @property
     def replay_endpoint(self) -> str:
-        return self._publisher.replay_endpoint
+        return reachable(self._publisher.replay_endpoint, self._config.advertise_host)
 
     @property
     def epoch(self) -> int:
@@ -94,6 +97,7 @@ class Worker:
 
     async def _start(self) -> None:
         config = self._config
+        self._keys = server_keys(config)
         runner = await asyncio.to_thread(ModelRunner, config)
         self._model = _served_model(config, runner)
         store = await asyncio.to_thread(_open_store, config, runner)
@@ -118,6 +122,7 @@ class Worker:
             config.event_endpoint,
             config.replay_endpoint,
             inventory,
+            secure=self._keys.secure(Admit.PEERS),
         )
         inventory.audience = self._publisher
         await self._publisher.start()
@@ -131,6 +136,7 @@ class Worker:
             {},
             self._config.grpc_address,
             writers={self._role.method: handler},
+            keys=self._keys,
             drain_s=_DRAIN_S,
         )
         await self._server.start()
@@ -158,6 +164,8 @@ def _open_store(config: WorkerConfig, runner: ModelRunner) -> StoreConnector:
             config.node,
             client_name=config.worker_id,
             layouts=[runner.layout],
+            security=config.credentials,
+            verify="always",  # an engine cannot tell wrong bytes from right ones
             deadline_s=config.fetch_deadline_s,
         ),
         deadline_s=config.fetch_deadline_s,

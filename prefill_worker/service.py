@@ -22,7 +22,8 @@ class PrefillService:
         self._generation = generation
 
     async def prefill(self, message: Message) -> AsyncIterator[GenerateChunk]:
-        """Two chunks: the token, then `published`. With a finish reason, no decode is needed."""
+        """Prompt log probabilities if asked for; the token; `published`. With a finish reason, no
+        decode is needed."""
         assert isinstance(message, GenerateRequest)
         request = self._generation.read(message)
         max_tokens = request.sampling.max_tokens

@@ -9,7 +9,15 @@ from typing import cast
 from cluster.bench.case import Benchmark
 
 BENCHMARKS: Mapping[str, tuple[str, ...]] = {
+    "dataplane": (
+        "dataplane_local:dataplane_local",
+        "dataplane_remote:dataplane_remote",
+        "dataplane_mooncake:dataplane_mooncake",
+    ),
+    "ops": ("ops:ops",),
+    "disk": ("disk:disk",),
     "evict": ("evict:evict",),
+    "codecs": ("codecs:codecs",),
 }
 """Name → "module:function" in this package, in the order in which they run."""
 

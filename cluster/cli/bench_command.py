@@ -22,7 +22,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Which: evict.")],
+    name: Annotated[str, typer.Argument(help="Which: evict, disk, codecs, ops.")],
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line instead of a table.")
     ] = False,

@@ -16,6 +16,9 @@ from rich.text import Text
 
 from cluster.membership.client import ConductorClient
 from cluster.wire.v1 import conductor_pb2
+from kvstore.transports.grpc.channel import open_grpc
+from kvstore.transports.security.interceptor import bearer
+from kvstore.transports.security.keys import NO_CLIENT_KEYS, ClientKeys
 from kvstore.transports.status import from_rpc_error
 from kvstore.wire.v1 import block_pb2, node_pb2, node_pb2_grpc
 
@@ -40,25 +43,29 @@ class ClusterView:
     nodes: list[NodeView]
 
 
-async def fetch_view(conductor: str, timeout_s: float) -> ClusterView:
+async def fetch_view(
+    conductor: str, timeout_s: float, keys: ClientKeys = NO_CLIENT_KEYS
+) -> ClusterView:
     """Ask the conductor for its members and every node for its statistics.
 
     Raises UnavailableError or DeadlineExceededError if the conductor does not answer; a node that
     does not is shown with its error.
     """
-    async with ConductorClient(conductor, deadline_s=timeout_s) as client:
+    async with ConductorClient(conductor, keys=keys, deadline_s=timeout_s) as client:
         members = await client.list_members()
     nodes = [m.member for m in members if m.member.role == conductor_pb2.ROLE_NODE]
     return ClusterView(
-        members, await asyncio.gather(*(_node_view(member, timeout_s) for member in nodes))
+        members, await asyncio.gather(*(_node_view(member, timeout_s, keys) for member in nodes))
     )
 
 
-async def _node_view(member: conductor_pb2.Member, timeout_s: float) -> NodeView:
+async def _node_view(member: conductor_pb2.Member, timeout_s: float, keys: ClientKeys) -> NodeView:
     try:
-        async with grpc.aio.insecure_channel(member.grpc_address) as channel:
+        async with open_grpc(member.grpc_address, keys, ()) as channel:
             stub = node_pb2_grpc.NodeServiceStub(channel)  # type: ignore[no-untyped-call]
-            statistics = await stub.Statistics(node_pb2.StatisticsRequest(), timeout=timeout_s)
+            statistics = await stub.Statistics(
+                node_pb2.StatisticsRequest(), timeout=timeout_s, metadata=bearer(keys.token)
+            )
     except grpc.aio.AioRpcError as error:
         reason = from_rpc_error(error, member.grpc_address)
         return NodeView(member.member_id, None, str(reason))

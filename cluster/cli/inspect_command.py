@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cluster.cli.flags import ConfigOption, SetOption, settings_from
+from cluster.config import Settings
 from kvstore.core.errors import ConfigurationError
 
 
@@ -30,16 +30,18 @@ def inspect(
 
     Example: [bold]kvstore inspect 127.0.0.1:7000 --json[/]
     """
-    conductor = address or _configured_address(config, assignments)
+    settings = settings_from(config, assignments, {})
+    conductor = address or _configured_address(settings)
 
     from cluster.cli.cluster_view import fetch_view, print_view
+    from kvstore.transports.security.keys import load_client_keys
 
-    view = asyncio.run(fetch_view(conductor, timeout_s))
+    keys = load_client_keys(settings.gateway.credentials, "gateway.credentials")
+    view = asyncio.run(fetch_view(conductor, timeout_s, keys))
     print_view(view, as_json=as_json)
 
 
-def _configured_address(config: Path | None, assignments: list[str] | None) -> str:
-    settings = settings_from(config, assignments, {})
+def _configured_address(settings: Settings) -> str:
     for address in (settings.gateway.conductor, settings.conductor.grpc_address):
         if not address.endswith(":0"):
             return address

@@ -9,7 +9,13 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli import bench_command, cluster_commands, inspect_command, process_commands
+from cluster.cli import (
+    bench_command,
+    cluster_commands,
+    inspect_command,
+    process_commands,
+    security_commands,
+)
 from kvstore.core.errors import KVStoreError
 
 app = typer.Typer(
@@ -26,6 +32,7 @@ cluster_commands.add_to(app)
 process_commands.add_to(app)
 inspect_command.add_to(app)
 bench_command.add_to(app)
+security_commands.add_to(app)
 
 
 def _show_version(asked: bool) -> None:

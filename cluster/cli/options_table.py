@@ -38,7 +38,15 @@ are bytes or have a unit (`512MiB`, `50GiB`). A section that names no `model` ta
 |---|---|---|---|---|
 """
 
-TYPE_NAMES = {str: "text", int: "integer", float: "number", Path: "path", ByteSize: "size"}
+TYPE_NAMES = {
+    str: "text",
+    int: "integer",
+    bool: "true or false",
+    float: "number",
+    Path: "path",
+    ByteSize: "size",
+    dict[str, ByteSize]: "sizes by name",
+}
 BOUNDS = {Ge: "≥ {.ge}", Gt: "> {.gt}", Le: "≤ {.le}"}
 
 
@@ -90,7 +98,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _default(option: Option) -> str:
-    if option.default in (None, ""):
+    if option.default in (None, "", {}):
         return "none"
     if isinstance(option.default, ByteSize) and option.default:
         return f"`{option.default.human_readable(separator='')}`"

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kvstore.transports.security.config import ClientSecurity, ServerSecurity
+
 
 class ConductorConfig(BaseModel):
     """The global scheduler."""
@@ -17,3 +19,8 @@ class ConductorConfig(BaseModel):
         5_000, gt=0, description="A member silent for this long is forgotten."
     )
     policy: Literal["joint", "round-robin"] = Field("joint", description="Placement policy.")
+    allow_insecure: bool = Field(
+        False, description="Listen beyond this host without asking who comes: see docs/security.md."
+    )
+    security: ServerSecurity = ServerSecurity()
+    credentials: ClientSecurity = ClientSecurity()

@@ -1,4 +1,4 @@
-"""How many prompts are generated at a time."""
+"""How many answers are generated at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from kvstore.core.errors import ResourceExhaustedError
 
 
 class InFlight:
-    """Counts prompts; refuses, rather than queues, those beyond the bound. One event loop only."""
+    """Counts answers: each prompt has `n`. Refuses, rather than queues, those beyond the bound. One
+    event loop only."""
 
     def __init__(self, prompts_max: int, gauge: Gauge) -> None:
         self._prompts_max = prompts_max
@@ -24,7 +25,11 @@ class InFlight:
         """Raises ResourceExhaustedError if there is no room now, BadFieldError if there never
         is."""
         if prompts > self._prompts_max:
-            raise BadFieldError("prompt", f"at most {self._prompts_max} prompts are taken at once")
+            raise BadFieldError(
+                "prompt",
+                f"at most {self._prompts_max} prompts are taken at once, each counted n times; "
+                "send fewer, or lower n",
+            )
         if self._prompts + prompts > self._prompts_max:
             raise ResourceExhaustedError(
                 f"{self._prompts} of at most {self._prompts_max} prompts are in flight; retry soon"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.gateway.generate import Generation
+from cluster.gateway.logprobs import LogprobTeller, ToldToken
 from cluster.gateway.openai_format import Choice, Usage
 from kvstore.core.errors import DeadlineExceededError, KVStoreError
 from model_runner.text import TextStream
@@ -24,34 +25,53 @@ _QUEUED_PIECES_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerShape:
+    """How tokens become answers. The same for all prompts of a request."""
+
+    choices: int = 1
+    """Answers to each prompt."""
+    stop: Sequence[str] = ()
+    min_tokens: int = 0
+    """No stop string is looked for in the first ones."""
+    logprobs: bool = False
+    echo: bool = False
+    """An answer begins with its prompt."""
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
-    """Text of the answer to prompt `index`; its last piece carries the reason to stop."""
+    """Text of answer `index`; its last piece carries the reason to stop."""
 
     index: int
     text: str
     finish_reason: str | None = None
+    logprobs: tuple[ToldToken, ...] | None = None
+    """Of the tokens that came with this piece, if asked for. Their text may be held back, and come
+    with a later one."""
 
 
 class Answer:
-    """One task for each prompt, from `start` to `close`. Belongs to one event loop.
+    """One task for each answer, from `start` to `close`. Belongs to one event loop.
 
-    An error of one prompt is the error of the whole: it is raised to the reader in its turn.
+    An error of one answer is the error of the whole: it is raised to the reader in its turn.
     """
 
     def __init__(
         self,
         generations: Sequence[Generation],
         tokenizer: PreTrainedTokenizerBase,
-        stop: Sequence[str],
+        shape: AnswerShape,
         *,
         deadline_s: float,
     ) -> None:
         self.generations = generations
         self._tokenizer = tokenizer
-        self._stop = stop
+        self._shape = shape
         self._deadline_s = deadline_s
         self._queue: asyncio.Queue[Piece | KVStoreError] = asyncio.Queue(_QUEUED_PIECES_MAX)
         self._tasks: list[asyncio.Task[None]] = []
+        self._num_tokens = [0] * len(generations)
+        """Of each answer, up to its end. A worker may be some tokens further."""
 
     def start(self) -> None:
         assert not self._tasks
@@ -70,20 +90,17 @@ class Answer:
             yield item
 
     async def collect(self) -> list[Choice]:
-        texts: list[list[str]] = [[] for _ in self.generations]
-        reasons = ["" for _ in self.generations]
+        pieces: list[list[Piece]] = [[] for _ in self.generations]
         async for piece in self.pieces():
-            texts[piece.index].append(piece.text)
-            reasons[piece.index] = piece.finish_reason or ""
-        return [Choice("".join(t), reason) for t, reason in zip(texts, reasons, strict=True)]
+            pieces[piece.index].append(piece)
+        return [_choice(of_one) for of_one in pieces]
 
     def usages(self) -> list[Usage]:
-        """Final when `pieces` has ended."""
+        """Of each prompt with its answers. Final when `pieces` has ended."""
+        size = self._shape.choices
         return [
-            Usage(
-                len(g.job.prompt_token_ids), g.observation.output_tokens, g.observation.hit_tokens
-            )
-            for g in self.generations
+            _usage(self.generations[i : i + size], sum(self._num_tokens[i : i + size]))
+            for i in range(0, len(self.generations), size)
         ]
 
     async def close(self) -> None:
@@ -108,12 +125,58 @@ class Answer:
             await self._queue.put(KVStoreError("defect while generating; see the gateway's log"))
 
     async def _generate(self, index: int) -> None:
-        source = self.generations[index]
-        text = TextStream(self._tokenizer, self._stop)
+        source, shape = self.generations[index], self._shape
+        text = TextStream(self._tokenizer, shape.stop, min_tokens=shape.min_tokens)
+        teller = LogprobTeller(self._tokenizer) if shape.logprobs else None
         async with aclosing(source.tokens()) as stream:
             async for token_ids in stream:
-                await self._queue.put(Piece(index, text.push(token_ids)))
+                if shape.echo and not self._num_tokens[index]:
+                    await self._queue.put(self._echo(index, teller))
+                await self._queue.put(self._take(index, token_ids, text, teller))
                 if text.stopped:
                     break
         reason = "stop" if text.stopped or source.stopped else "length"
-        await self._queue.put(Piece(index, text.flush(), reason))
+        rest = None if teller is None else ()
+        await self._queue.put(Piece(index, text.flush(), reason, rest))
+
+    def _take(
+        self, index: int, token_ids: Sequence[int], text: TextStream, teller: LogprobTeller | None
+    ) -> Piece:
+        """Token by token, for those behind a stop string are no part of the answer."""
+        source, texts, told = self.generations[index], [], []
+        for token_id in token_ids:
+            if text.stopped:
+                break
+            texts.append(text.push([token_id]))
+            if teller is not None:
+                told.append(teller.tell(token_id, source.logprobs[self._num_tokens[index]]))
+            self._num_tokens[index] += 1
+        return Piece(index, "".join(texts), None, None if teller is None else tuple(told))
+
+    def _echo(self, index: int, teller: LogprobTeller | None) -> Piece:
+        source = self.generations[index]
+        prompt = source.job.prompt_token_ids
+        text = TextStream(self._tokenizer)
+        whole = text.push(prompt) + text.flush()
+        if teller is None:
+            return Piece(index, whole)
+        told = zip(prompt, [None, *source.prompt_logprobs], strict=True)
+        return Piece(index, whole, None, tuple(teller.tell(*one) for one in told))
+
+
+def _choice(pieces: Sequence[Piece]) -> Choice:
+    """Of all pieces of one answer."""
+    told = [token for piece in pieces for token in piece.logprobs or ()]
+    last = pieces[-1]
+    return Choice(
+        "".join(piece.text for piece in pieces),
+        last.finish_reason or "",
+        None if last.logprobs is None else tuple(told),
+    )
+
+
+def _usage(samples: Sequence[Generation], output_tokens: int) -> Usage:
+    """The prompt counts once, and so do its hits: those of the sample that found the least. The
+    others found what that one had computed."""
+    first = min(samples, key=lambda sample: sample.observation.num_hits)
+    return Usage(len(first.job.prompt_token_ids), output_tokens, first.observation.hit_tokens)

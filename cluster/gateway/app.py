@@ -34,6 +34,7 @@ from cluster.gateway.tokenizers import TokenizerCache
 from cluster.membership.client import ConductorClient
 from kvstore.core.errors import ConfigurationError, KVStoreError
 from kvstore.observability.metrics import ServingMetrics
+from kvstore.transports.security.keys import load_client_keys
 
 _BACKLOG = 2048
 _CUT_OFF_S = 2.0
@@ -61,10 +62,11 @@ def create_app(config: GatewayConfig) -> FastAPI:
 @asynccontextmanager
 async def _services(config: GatewayConfig, metrics: ServingMetrics) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(ConductorClient(config.conductor))
+        keys = load_client_keys(config.credentials, "gateway.credentials")
+        client = await stack.enter_async_context(ConductorClient(config.conductor, keys=keys))
         reports = CompletionReporter(client)
         stack.push_async_callback(reports.close)
-        workers = WorkerChannels()
+        workers = WorkerChannels(keys=keys)
         stack.push_async_callback(workers.close)
         catalog = ModelCatalog(client, asyncio.get_running_loop().time)
         tokenizers = TokenizerCache()

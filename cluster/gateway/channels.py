@@ -11,6 +11,9 @@ from typing import Any
 import grpc
 
 from decode_worker.wire.v1.decode_pb2_grpc import DecodeServiceStub
+from kvstore.transports.grpc.channel import open_grpc
+from kvstore.transports.security.interceptor import bearer
+from kvstore.transports.security.keys import NO_CLIENT_KEYS, ClientKeys
 from kvstore.transports.status import from_rpc_error
 from model_runner.wire.v1 import generation_pb2 as generation
 from prefill_worker.wire.v1.prefill_pb2_grpc import PrefillServiceStub
@@ -40,7 +43,9 @@ class WorkerChannels:
     closed, the least recently used first.
     """
 
-    def __init__(self, *, channels_max: int = 256) -> None:
+    def __init__(self, *, keys: ClientKeys = NO_CLIENT_KEYS, channels_max: int = 256) -> None:
+        self._keys = keys
+        self._metadata = bearer(keys.token)
         self._channels_max = channels_max
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
@@ -49,7 +54,7 @@ class WorkerChannels:
     ) -> Chunks:
         async with self._channel(address) as channel:
             stub = PrefillServiceStub(channel)  # type: ignore[no-untyped-call]
-            call = stub.Prefill(request, timeout=timeout_s)
+            call = stub.Prefill(request, timeout=timeout_s, metadata=self._metadata)
             async for chunk in _chunks(call, f"prefill worker {address}"):
                 yield chunk
 
@@ -58,7 +63,7 @@ class WorkerChannels:
     ) -> Chunks:
         async with self._channel(address) as channel:
             stub = DecodeServiceStub(channel)  # type: ignore[no-untyped-call]
-            call = stub.Generate(request, timeout=timeout_s)
+            call = stub.Generate(request, timeout=timeout_s, metadata=self._metadata)
             async for chunk in _chunks(call, f"decode worker {address}"):
                 yield chunk
 
@@ -73,7 +78,7 @@ class WorkerChannels:
         entry = self._entries.get(address)
         if entry is None:
             await self._close_idle()
-            entry = _Entry(grpc.aio.insecure_channel(address, options=_OPTIONS))
+            entry = _Entry(open_grpc(address, self._keys, _OPTIONS))
             self._entries[address] = entry
         self._entries.move_to_end(address)
         entry.calls += 1

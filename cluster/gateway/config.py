@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kvstore.transports.security.config import ClientSecurity
+
 
 class GatewayConfig(BaseModel):
     """The OpenAI-compatible front."""
@@ -16,3 +18,4 @@ class GatewayConfig(BaseModel):
     request_timeout_s: float = Field(600.0, gt=0, description="Longest time a request may take.")
     max_body_bytes: int = Field(8 << 20, gt=0, description="Largest request body.")
     max_in_flight: int = Field(256, ge=1, description="Requests at a time; more are answered 429.")
+    credentials: ClientSecurity = ClientSecurity()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -50,23 +50,52 @@ class Cluster:
     reports: CompletionReporter
 
 
+class SharedRoute:
+    """One placement for all samples of a prompt: the blocks are where the first one computes them.
+    Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._asking = asyncio.Lock()
+        self._route: conductor.RouteResponse | None = None
+
+    async def get(
+        self, ask: Callable[[], Awaitable[conductor.RouteResponse]]
+    ) -> conductor.RouteResponse:
+        """Whoever comes first asks. If that fails, so does he, and the next one asks again."""
+        async with self._asking:
+            if self._route is None:
+                self._route = await ask()
+            return self._route
+
+
 class Generation:
-    """Generates the answer to one prompt. Owned by one task.
+    """Generates one answer to one prompt. Owned by one task.
 
     `deadline_s` is of the event loop's clock. What the properties say is final when `tokens` ends.
     """
 
     def __init__(
-        self, job: Job, cluster: Cluster, observation: Observation, *, deadline_s: float
+        self,
+        job: Job,
+        cluster: Cluster,
+        observation: Observation,
+        *,
+        deadline_s: float,
+        shared_route: SharedRoute,
     ) -> None:
         self.job = job
         self.observation = observation
         self.output_token_ids: list[int] = []
+        self.logprobs: list[generation.TokenLogprobs] = []
+        """One for each of `output_token_ids`, if asked for."""
+        self.prompt_logprobs: list[generation.TokenLogprobs] = []
+        """One for each prompt token but the first, if asked for: there with the first token."""
         self.stopped = False
         self.prefill_worker = ""
         self.decode_worker = ""
         self._cluster = cluster
         self._deadline_s = deadline_s
+        self._shared_route = shared_route
         self._detoured = False
         """Some other worker took over than the one that was routed to."""
 
@@ -82,7 +111,7 @@ class Generation:
         """
         failed = False
         try:
-            route = await self._route()
+            route = await self._shared_route.get(self._route)
             if route.HasField("prefill"):
                 async with aclosing(self._prefill(route.prefill)) as first:
                     async for token_ids in first:
@@ -189,7 +218,8 @@ class Generation:
         return other or failed
 
     def _request(self) -> generation.GenerateRequest:
-        return generation.GenerateRequest(
+        """For what is still missing. A prompt's log probabilities come from one worker, or anew."""
+        request = generation.GenerateRequest(
             request_id=self.job.request_id,
             model=self.job.model.name,
             prompt_token_ids=self.job.prompt_token_ids,
@@ -197,12 +227,19 @@ class Generation:
             sampling=self.job.sampling,
             bypass_cache=self.job.bypass_cache,
         )
+        if len(self.prompt_logprobs) == len(self.job.prompt_token_ids) - 1:
+            request.sampling.ClearField("prompt_logprobs")
+        else:
+            self.prompt_logprobs.clear()
+        return request
 
     def _take(self, chunk: generation.GenerateChunk) -> list[int]:
         """Takes notice of a chunk; returns its tokens."""
         self.observation.chunk(chunk)
         token_ids = list(chunk.token_ids)
         self.output_token_ids += token_ids
+        self.logprobs += chunk.logprobs
+        self.prompt_logprobs += chunk.prompt_logprobs
         self.stopped = chunk.finish_reason == generation.FINISH_REASON_STOP
         return token_ids
 

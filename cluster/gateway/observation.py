@@ -34,6 +34,12 @@ class Observation:
         """Of the worker that computed the first token: what was not computed for this prompt."""
         self.output_tokens = 0
 
+    @property
+    def num_hits(self) -> int:
+        """Prompt tokens that were not computed."""
+        hits = self.hit_tokens
+        return min(hits.device + hits.host + hits.disk + hits.remote, self._prompt_tokens)
+
     def chunk(self, chunk: generation.GenerateChunk) -> None:
         if not chunk.token_ids:
             return
@@ -59,7 +65,7 @@ class Observation:
         if self._first_s is not None and as_routed:
             completion.ttft_s = self._first_s - self._arrived_s
             completion.prefill_compute_s = self._prefill_compute_s
-            completion.computed_tokens = self._prompt_tokens - self._hits()
+            completion.computed_tokens = self._prompt_tokens - self.num_hits
             if self.output_tokens > 1:
                 completion.itl_mean_s = (self._last_s - self._first_s) / (self.output_tokens - 1)
         return completion
@@ -73,7 +79,3 @@ class Observation:
         for tier in TIERS:
             hits = getattr(chunk.hit_tokens, tier)
             self._metrics.hit_tokens.labels(self._model, tier).inc(hits)
-
-    def _hits(self) -> int:
-        hits = self.hit_tokens
-        return min(hits.device + hits.host + hits.disk + hits.remote, self._prompt_tokens)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cluster.gateway.logprobs import ToldToken, chat_logprobs, completion_logprobs
 from cluster.wire.v1 import conductor_pb2 as conductor
 from model_runner.wire.v1 import generation_pb2 as generation
 
@@ -29,11 +30,16 @@ class Choice:
 
     text: str
     finish_reason: str
+    logprobs: tuple[ToldToken, ...] | None = None
+    """None if not asked for."""
+
+
+Logprobs = Sequence[ToldToken] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one prompt and its answer. Sums over the prompts of a request."""
+    """Tokens of one prompt and its answers. Sums over the prompts of a request."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -62,7 +68,7 @@ class Format(Protocol):
     def first(self, envelope: Envelope, index: int) -> Json | None:
         """Sent before the first text of choice `index`, if the shape has such a thing."""
 
-    def text(self, envelope: Envelope, index: int, text: str) -> Json: ...
+    def text(self, envelope: Envelope, index: int, text: str, logprobs: Logprobs) -> Json: ...
 
     def finish(self, envelope: Envelope, index: int, finish_reason: str) -> Json: ...
 
@@ -75,7 +81,7 @@ class CompletionFormat:
     def whole(self, envelope: Envelope, choices: Sequence[Choice], usage: Json) -> Json:
         return self._body(envelope) | {
             "choices": [
-                self._choice(index, choice.text, choice.finish_reason)
+                self._choice(index, choice.text, choice.finish_reason, choice.logprobs)
                 for index, choice in enumerate(choices)
             ],
             "usage": usage,
@@ -84,11 +90,11 @@ class CompletionFormat:
     def first(self, envelope: Envelope, index: int) -> None:
         return None
 
-    def text(self, envelope: Envelope, index: int, text: str) -> Json:
-        return self._body(envelope) | {"choices": [self._choice(index, text, None)]}
+    def text(self, envelope: Envelope, index: int, text: str, logprobs: Logprobs) -> Json:
+        return self._body(envelope) | {"choices": [self._choice(index, text, None, logprobs)]}
 
     def finish(self, envelope: Envelope, index: int, finish_reason: str) -> Json:
-        return self._body(envelope) | {"choices": [self._choice(index, "", finish_reason)]}
+        return self._body(envelope) | {"choices": [self._choice(index, "", finish_reason, None)]}
 
     def usage(self, envelope: Envelope, usage: Json) -> Json:
         return self._body(envelope) | {"choices": [], "usage": usage}
@@ -96,8 +102,13 @@ class CompletionFormat:
     def _body(self, envelope: Envelope) -> Json:
         return _head(envelope, "text_completion")
 
-    def _choice(self, index: int, text: str, finish_reason: str | None) -> Json:
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+    def _choice(self, index: int, text: str, finish_reason: str | None, logprobs: Logprobs) -> Json:
+        return {
+            "index": index,
+            "text": text,
+            "logprobs": completion_logprobs(logprobs),
+            "finish_reason": finish_reason,
+        }
 
 
 class ChatFormat:
@@ -109,7 +120,7 @@ class ChatFormat:
                 {
                     "index": index,
                     "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                    "logprobs": None,
+                    "logprobs": chat_logprobs(choice.logprobs),
                     "finish_reason": choice.finish_reason,
                 }
                 for index, choice in enumerate(choices)
@@ -120,8 +131,8 @@ class ChatFormat:
     def first(self, envelope: Envelope, index: int) -> Json:
         return self._chunk(envelope, index, {"role": "assistant", "content": ""}, None)
 
-    def text(self, envelope: Envelope, index: int, text: str) -> Json:
-        return self._chunk(envelope, index, {"content": text}, None)
+    def text(self, envelope: Envelope, index: int, text: str, logprobs: Logprobs) -> Json:
+        return self._chunk(envelope, index, {"content": text}, None, logprobs)
 
     def finish(self, envelope: Envelope, index: int, finish_reason: str) -> Json:
         return self._chunk(envelope, index, {}, finish_reason)
@@ -130,9 +141,19 @@ class ChatFormat:
         return _head(envelope, "chat.completion.chunk") | {"choices": [], "usage": usage}
 
     def _chunk(
-        self, envelope: Envelope, index: int, delta: Json, finish_reason: str | None
+        self,
+        envelope: Envelope,
+        index: int,
+        delta: Json,
+        finish_reason: str | None,
+        logprobs: Logprobs = None,
     ) -> Json:
-        choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+        choice = {
+            "index": index,
+            "delta": delta,
+            "finish_reason": finish_reason,
+            "logprobs": chat_logprobs(logprobs),
+        }
         return _head(envelope, "chat.completion.chunk") | {"choices": [choice]}
 
 

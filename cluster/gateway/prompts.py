@@ -13,6 +13,7 @@ from cluster.gateway.errors import BadFieldError, ContextLengthError
 from cluster.gateway.schemas import ChatMessage, GenerationFields, Prompt
 from cluster.wire.v1 import conductor_pb2 as conductor
 from kvstore.core.hashing import block_hashes
+from model_runner.sampling.random_stream import choice_seed
 from model_runner.wire.v1 import generation_pb2 as generation
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One prompt to be answered."""
+    """One sample of one prompt."""
 
     request_id: str
     model: conductor.ModelInfo
@@ -88,10 +89,26 @@ def routing_keys(model: conductor.ModelInfo, token_ids: Sequence[int]) -> bytes:
     return b"".join(block_hash[:8] for block_hash in hashes)
 
 
-def sampling_params(fields: GenerationFields, max_tokens: int) -> generation.SamplingParams:
+def bad_word_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[list[int]]:
+    """Each word as it is at the beginning of a text, and behind a space: most tokenizers spell
+    these differently."""
+    spellings = [spelling for word in words for spelling in (word, " " + word.lstrip())]
+    encoded = (tokenizer.encode(s, add_special_tokens=False) for s in spellings)
+    return [list(ids) for ids in dict.fromkeys(tuple(ids) for ids in encoded) if ids]
+
+
+def sampling_params(
+    tokenizer: PreTrainedTokenizerBase, fields: GenerationFields, max_tokens: int
+) -> generation.SamplingParams:
     """The seed is drawn here when none is given: a worker that takes over samples the same
     tokens."""
+    if fields.min_tokens > max_tokens:
+        raise BadFieldError(
+            "min_tokens", f"{fields.min_tokens} is more than the answer's {max_tokens} at most"
+        )
     seed = secrets.randbits(64) if fields.seed is None else fields.seed % 2**64
+    logprobs = fields.logprobs_asked
+    words = bad_word_ids(tokenizer, fields.bad_words)
     return generation.SamplingParams(
         temperature=fields.temperature,
         top_p=fields.top_p,
@@ -99,26 +116,55 @@ def sampling_params(fields: GenerationFields, max_tokens: int) -> generation.Sam
         seed=seed,
         max_tokens=max_tokens,
         ignore_eos=fields.ignore_eos,
+        stop_token_ids=fields.stop_token_ids,
+        min_p=fields.min_p,
+        repetition_penalty=fields.repetition_penalty,
+        presence_penalty=fields.presence_penalty,
+        frequency_penalty=fields.frequency_penalty,
+        logit_bias=fields.logit_bias,
+        bad_words=[generation.TokenSequence(token_ids=ids) for ids in words],
+        min_tokens=fields.min_tokens,
+        logprobs=logprobs,
+        prompt_logprobs=logprobs if fields.echoes else None,
     )
 
 
-def build_job(
-    request_id: str,
+def build_jobs(
+    answer_id: str,
     model: conductor.ModelInfo,
-    token_ids: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
     fields: GenerationFields,
     asked_tokens: int | None,
     default_tokens: int | None,
-) -> Job:
-    """Raises ContextLengthError if the prompt and its answer do not fit into the context."""
-    max_tokens = answer_tokens_max(
-        len(token_ids), model.max_context_tokens, asked_tokens, default_tokens
-    )
-    return Job(
-        request_id=request_id,
-        model=model,
-        prompt_token_ids=token_ids,
-        routing_keys=routing_keys(model, token_ids) if fields.cache else b"",
-        sampling=sampling_params(fields, max_tokens),
-        bypass_cache=not fields.cache,
-    )
+) -> list[Job]:
+    """`n` for each prompt, one prompt after another: that is the order of choices in an answer.
+
+    Raises ContextLengthError if a prompt and its answer do not fit into the context.
+    """
+    jobs: list[Job] = []
+    for token_ids in prompts:
+        max_tokens = answer_tokens_max(
+            len(token_ids), model.max_context_tokens, asked_tokens, default_tokens
+        )
+        keys = routing_keys(model, token_ids) if fields.cache else b""
+        params = sampling_params(tokenizer, fields, max_tokens)
+        jobs += [
+            Job(
+                request_id=f"{answer_id}-{len(jobs) + choice}",
+                model=model,
+                prompt_token_ids=token_ids,
+                routing_keys=keys,
+                sampling=_of_choice(params, choice),
+                bypass_cache=not fields.cache,
+            )
+            for choice in range(fields.n)
+        ]
+    return jobs
+
+
+def _of_choice(params: generation.SamplingParams, choice: int) -> generation.SamplingParams:
+    own = generation.SamplingParams()
+    own.CopyFrom(params)
+    own.seed = choice_seed(params.seed, choice)
+    return own

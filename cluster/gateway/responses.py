@@ -114,8 +114,8 @@ def _events_of(piece: Piece, envelope: Envelope, format_: Format, greeted: set[i
     if piece.index not in greeted:
         greeted.add(piece.index)
         parts.append(format_.first(envelope, piece.index))
-    if piece.text:
-        parts.append(format_.text(envelope, piece.index, piece.text))
+    if piece.text or piece.logprobs:
+        parts.append(format_.text(envelope, piece.index, piece.text, piece.logprobs))
     if piece.finish_reason is not None:
         parts.append(format_.finish(envelope, piece.index, piece.finish_reason))
     return [sse.event(part) for part in parts if part is not None]

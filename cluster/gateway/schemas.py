@@ -5,9 +5,22 @@ from __future__ import annotations
 
 from typing import Annotated, TypeGuard
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+)
 
 MAX_STOP_STRINGS = 4
+MAX_CHOICES = 128
+MAX_LOGPROBS = 20
+MAX_STOP_TOKENS = 128
+MAX_BAD_WORDS = 256
+MAX_BIASED_TOKENS = 1024
 
 Prompt = str | list[int]
 """Text, or the token ids of one prompt."""
@@ -58,10 +71,54 @@ def _stop_strings(value: object) -> list[str]:
     return strings
 
 
-def _one(value: object) -> int:
-    if value is None or (type(value) is int and value == 1):
-        return 1
-    raise ValueError("only n=1 is supported; send the request several times instead")
+def _bias(value: object) -> dict[int, float]:
+    """JSON has only strings for keys: these are token ids."""
+    if value is None:
+        return {}
+    if (
+        not isinstance(value, dict)
+        or len(value) > MAX_BIASED_TOKENS
+        or not all(_is_bias(token, bias) for token, bias in value.items())
+    ):
+        raise ValueError(
+            f"must map up to {MAX_BIASED_TOKENS} token ids to numbers from -100 to 100, "
+            'as in {"42": -100}'
+        )
+    return {int(token): float(bias) for token, bias in value.items()}
+
+
+def _is_bias(token: object, bias: object) -> bool:
+    is_id = isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 11
+    return is_id and type(bias) in (int, float) and -100 <= bias <= 100  # type: ignore[operator]
+
+
+def _stop_tokens(value: object) -> list[int]:
+    if value is None or value == []:
+        return []
+    if not _is_token_ids(value) or len(value) > MAX_STOP_TOKENS:
+        raise ValueError(f"must be a list of up to {MAX_STOP_TOKENS} token ids")
+    return value
+
+
+def _words(value: object) -> list[str]:
+    words = [] if value is None else value
+    if (
+        not isinstance(words, list)
+        or len(words) > MAX_BAD_WORDS
+        or not all(_is_text(word) and word for word in words)
+    ):
+        raise ValueError(f"must be a list of up to {MAX_BAD_WORDS} non-empty strings")
+    return words
+
+
+def _only_text(value: object) -> None:
+    if value is not None and value != {"type": "text"}:
+        raise ValueError('only {"type": "text"} is supported; describe the format in the prompt')
+
+
+def _nothing(value: object) -> None:
+    if value not in (None, ""):
+        raise ValueError("is not supported; put the whole text into the prompt")
 
 
 def _text(value: object) -> str | None:
@@ -93,7 +150,8 @@ class StreamOptions(BaseModel):
 
 
 class GenerationFields(BaseModel):
-    """What both routes take. `top_k`, `ignore_eos` and `cache` are extensions to OpenAI's API."""
+    """What both routes take. Extensions to OpenAI's API: `top_k`, `min_p`, `repetition_penalty`,
+    `bad_words`, `min_tokens`, `ignore_eos`, `stop_token_ids` and `cache`."""
 
     model_config = ConfigDict(strict=True)
 
@@ -105,9 +163,20 @@ class GenerationFields(BaseModel):
     top_k: Annotated[int, Field(ge=0, lt=2**32), _or(0)] = 0
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Annotated[list[str], PlainValidator(_stop_strings)] = Field(default_factory=list)
-    n: Annotated[int, PlainValidator(_one)] = 1
+    stop_token_ids: Annotated[list[int], PlainValidator(_stop_tokens)] = Field(default_factory=list)
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), _or(1)] = 1
     max_tokens: Annotated[int, Field(ge=1, lt=2**32)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=2**32), _or(0)] = 0
     ignore_eos: Annotated[bool, _or(False)] = False
+    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _or(0.0)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), _or(0.0)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), _or(0.0)] = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False), _or(1.0)] = (
+        1.0
+    )
+    logit_bias: Annotated[dict[int, float], PlainValidator(_bias)] = Field(default_factory=dict)
+    bad_words: Annotated[list[str], PlainValidator(_words)] = Field(default_factory=list)
+    response_format: Annotated[None, PlainValidator(_only_text)] = None
     cache: Annotated[bool, _or(True)] = True
     user: str | None = None
 
@@ -115,11 +184,40 @@ class GenerationFields(BaseModel):
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def logprobs_asked(self) -> int | None:
+        """None without log probabilities; else for how many of the most probable tokens."""
+        raise NotImplementedError
+
+    @property
+    def echoes(self) -> bool:
+        """The answer begins with the prompt."""
+        return False
+
 
 class CompletionBody(GenerationFields):
     """POST /v1/completions."""
 
     prompt: Annotated[list[Prompt], PlainValidator(_prompts)]
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    echo: Annotated[bool, _or(False)] = False
+    best_of: int | None = None
+    suffix: Annotated[None, PlainValidator(_nothing)] = None
+
+    @field_validator("best_of")
+    @classmethod
+    def _no_best(cls, best_of: int | None, info: ValidationInfo) -> int | None:
+        if best_of is not None and best_of != info.data.get("n"):
+            raise ValueError("only best_of equal to n is supported; choose among n with logprobs")
+        return best_of
+
+    @property
+    def logprobs_asked(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def echoes(self) -> bool:
+        return self.echo
 
 
 class ChatMessage(BaseModel):
@@ -134,6 +232,19 @@ class ChatBody(GenerationFields):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**32)] | None = None
+    logprobs: Annotated[bool, _or(False)] = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, top_logprobs: int | None, info: ValidationInfo) -> int | None:
+        if top_logprobs is not None and not info.data.get("logprobs"):
+            raise ValueError("needs logprobs: true")
+        return top_logprobs
+
+    @property
+    def logprobs_asked(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def answer_tokens_max(self) -> int | None:

@@ -15,12 +15,12 @@ from starlette.responses import Response
 
 from cluster.gateway import responses
 from cluster.gateway.admission import InFlight
-from cluster.gateway.answer import Answer
+from cluster.gateway.answer import Answer, AnswerShape
 from cluster.gateway.config import GatewayConfig
-from cluster.gateway.generate import Cluster, Generation
+from cluster.gateway.generate import Cluster, Generation, SharedRoute
 from cluster.gateway.observation import Observation
 from cluster.gateway.openai_format import Envelope, Format
-from cluster.gateway.prompts import Job, build_job
+from cluster.gateway.prompts import Job, build_jobs
 from cluster.gateway.schemas import GenerationFields
 from cluster.gateway.tokenizers import TokenizerCache
 from kvstore.core.errors import DeadlineExceededError
@@ -69,7 +69,7 @@ async def _respond(services: Services, request: Request, call: Call, deadline_s:
         call.format.id_prefix + secrets.token_hex(12), int(time.time()), call.fields.model
     )
     async with AsyncExitStack() as resources:
-        resources.enter_context(services.in_flight.admit(call.prompts))
+        resources.enter_context(services.in_flight.admit(call.prompts * call.fields.n))
         answer = await _start(services, request, call, envelope.id, deadline_s)
         resources.push_async_callback(answer.close)
         if not call.fields.stream:
@@ -101,17 +101,15 @@ async def _start(
             tokenizer = await services.tokenizers.get(model)
 
             def build() -> list[Job]:
-                return [
-                    build_job(
-                        f"{answer_id}-{index}",
-                        model,
-                        token_ids,
-                        call.fields,
-                        call.answer_tokens_asked,
-                        call.answer_tokens_default,
-                    )
-                    for index, token_ids in enumerate(call.encode(tokenizer))
-                ]
+                return build_jobs(
+                    answer_id,
+                    model,
+                    tokenizer,
+                    call.encode(tokenizer),
+                    call.fields,
+                    call.answer_tokens_asked,
+                    call.answer_tokens_default,
+                )
 
             large = len(await request.body()) > INLINE_BODY_BYTES_MAX
             jobs = await asyncio.to_thread(build) if large else build()
@@ -120,21 +118,43 @@ async def _start(
     except TimeoutError as error:
         raise DeadlineExceededError("the request could not be prepared in time") from error
     answer = Answer(
-        [_generation(services, job, arrived_s, deadline_s) for job in jobs],
+        _generations(services, jobs, call.fields.n, arrived_s, deadline_s),
         tokenizer,
-        call.fields.stop,
+        AnswerShape(
+            choices=call.fields.n,
+            stop=call.fields.stop,
+            min_tokens=call.fields.min_tokens,
+            logprobs=call.fields.logprobs_asked is not None,
+            echo=call.fields.echoes,
+        ),
         deadline_s=deadline_s,
     )
     answer.start()
     return answer
 
 
-def _generation(services: Services, job: Job, arrived_s: float, deadline_s: float) -> Generation:
-    observation = Observation(
+def _generations(
+    services: Services, jobs: Sequence[Job], choices: int, arrived_s: float, deadline_s: float
+) -> list[Generation]:
+    """The samples of a prompt share their route, so that they share its blocks."""
+    routes = [SharedRoute() for _ in range(len(jobs) // choices)]
+    return [
+        Generation(
+            job,
+            services.cluster,
+            _observation(services, job, arrived_s),
+            deadline_s=deadline_s,
+            shared_route=routes[number // choices],
+        )
+        for number, job in enumerate(jobs)
+    ]
+
+
+def _observation(services: Services, job: Job, arrived_s: float) -> Observation:
+    return Observation(
         services.metrics,
         asyncio.get_running_loop().time,
         model=job.model.name,
         prompt_tokens=len(job.prompt_token_ids),
         arrived_s=arrived_s,
     )
-    return Generation(job, services.cluster, observation, deadline_s=deadline_s)

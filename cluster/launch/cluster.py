@@ -16,6 +16,7 @@ from cluster.launch.ray_instance import RayInstance
 from cluster.launch.services import Kind, ServiceConfig
 from cluster.membership.client import ConductorClient
 from kvstore.core.errors import DeadlineExceededError
+from kvstore.transports.security.keys import load_client_keys
 from model_runner.config import WorkerConfig
 
 START_DEADLINE_S = 60.0
@@ -108,7 +109,10 @@ class LocalCluster:
     async def _registered(self, names: set[str]) -> None:
         """Wait until the conductor knows them all."""
         missing = names
-        async with ConductorClient(self.conductor_address) as conductor:
+        async with ConductorClient(
+            self.conductor_address,
+            keys=load_client_keys(self._settings.gateway.credentials, "gateway.credentials"),
+        ) as conductor:
             for _ in range(int(REGISTER_DEADLINE_S / POLL_S)):
                 listed = await conductor.list_members()
                 missing = names - {status.member.member_id for status in listed}

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from cluster.membership.registrar import Registrar
 from cluster.wire.v1 import conductor_pb2 as pb
+from kvstore.transports.security.config import ClientSecurity
+from kvstore.transports.security.keys import load_client_keys
 
 
 class Server(Protocol):
@@ -32,19 +34,22 @@ class Member:
         conductor: str | None,
         describe: Callable[[], pb.Member],
         load: Callable[[], pb.Load],
+        credentials: ClientSecurity,
     ) -> None:
         """`describe` is asked once the server has started."""
         self._server = server
         self._conductor = conductor
         self._describe = describe
         self._load = load
+        self._credentials = credentials
         self._registrar: Registrar | None = None
 
     async def start(self) -> None:
+        keys = load_client_keys(self._credentials, "credentials")
         await self._server.start()
         if self._conductor is not None:
             self._registrar = Registrar(
-                self._conductor, self._describe(), self._server.epoch, self._load
+                self._conductor, self._describe(), self._server.epoch, self._load, keys=keys
             )
             await self._registrar.start()
 

@@ -12,7 +12,9 @@ class NodeMember(Member):
     def __init__(self, config: NodeConfig) -> None:
         self._node = Node(config)
         self._config = config
-        super().__init__(self._node, config.conductor, self._describe_node, pb.Load)
+        super().__init__(
+            self._node, config.conductor, self._describe_node, pb.Load, config.credentials
+        )
 
     @property
     def addresses(self) -> dict[str, str]:

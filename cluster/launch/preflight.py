@@ -10,6 +10,8 @@ from cluster.config import Settings
 from cluster.gateway.config import GatewayConfig
 from kvstore.core.errors import ConfigurationError
 from kvstore.node.config import NodeConfig
+from kvstore.node.keys import server_keys
+from kvstore.transports.security.keys import load_client_keys, load_server_keys
 from model_runner.config import WorkerConfig
 
 
@@ -18,6 +20,7 @@ def check(settings: Settings) -> None:
     check_model("prefill", settings.prefill)
     check_model("decode", settings.decode)
     check_folders(settings.node)
+    check_keys(settings)
     check_port(settings.gateway)
     for role, count in (("prefill", settings.prefill_workers), ("decode", settings.decode_workers)):
         address = getattr(settings, role).grpc_address
@@ -51,6 +54,14 @@ def check_folders(config: NodeConfig) -> None:
     if config.disk and config.disk_path:
         existing = next(p for p in (config.disk_path, *config.disk_path.parents) if p.exists())
         _check_writable("node.disk_path", existing)
+
+
+def check_keys(settings: Settings) -> None:
+    server_keys(settings.node)
+    for section in ("node", "prefill", "decode", "conductor"):
+        load_server_keys(getattr(settings, section).security, f"{section}.security")
+    for section in ("node", "prefill", "decode", "conductor", "gateway"):
+        load_client_keys(getattr(settings, section).credentials, f"{section}.credentials")
 
 
 def _check_writable(option: str, folder: Path) -> None:

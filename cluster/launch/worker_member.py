@@ -21,7 +21,11 @@ class WorkerMember(Member):
         self._role = _ROLES[kind]
         self._config = config
         super().__init__(
-            self._worker, config.conductor, self._describe_worker, self._load_of_worker
+            self._worker,
+            config.conductor,
+            self._describe_worker,
+            self._load_of_worker,
+            config.credentials,
         )
 
     def _describe_worker(self) -> pb.Member:

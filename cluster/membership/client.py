@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
 from cluster.wire.v1 import conductor_pb2 as pb
 from cluster.wire.v1.conductor_pb2_grpc import ConductorServiceStub
+from kvstore.transports.grpc.channel import open_grpc
+from kvstore.transports.security.interceptor import bearer
+from kvstore.transports.security.keys import NO_CLIENT_KEYS, ClientKeys
 from kvstore.transports.status import from_rpc_error
 
 R = TypeVar("R")
@@ -31,8 +34,12 @@ class ConductorClient:
     the conductor answered. `close` when done, or use it as an async context manager.
     """
 
-    def __init__(self, address: str, *, deadline_s: float = 5.0) -> None:
+    def __init__(
+        self, address: str, *, keys: ClientKeys = NO_CLIENT_KEYS, deadline_s: float = 5.0
+    ) -> None:
         self._address = address
+        self._keys = keys
+        self._metadata = bearer(keys.token)
         self._deadline_s = deadline_s
         self._channel: grpc.aio.Channel | None = None
 
@@ -44,19 +51,17 @@ class ConductorClient:
         Raises InvalidArgumentError for a model that nobody serves, UnavailableError when no worker
         of the needed role is there.
         """
-        return await self._call(self._stub.Route(request, timeout=self._timeout(deadline_s)))
+        return await self._call(self._stub.Route(request, **self._options(deadline_s)))
 
     async def complete(
         self, request: pb.CompleteRequest, *, deadline_s: float | None = None
     ) -> None:
         """How a routed request went. Harmless for a request that the conductor does not know."""
-        await self._call(self._stub.Complete(request, timeout=self._timeout(deadline_s)))
+        await self._call(self._stub.Complete(request, **self._options(deadline_s)))
 
     async def list_members(self, *, deadline_s: float | None = None) -> list[pb.MemberStatus]:
-        timeout = self._timeout(deadline_s)
-        response = await self._call(
-            self._stub.ListMembers(pb.ListMembersRequest(), timeout=timeout)
-        )
+        request = pb.ListMembersRequest()
+        response = await self._call(self._stub.ListMembers(request, **self._options(deadline_s)))
         return list(response.members)
 
     async def register(
@@ -67,7 +72,7 @@ class ConductorClient:
         Raises IdentityMismatchError when other workers of that model name would compute other KV.
         """
         request = pb.RegisterRequest(member=member, epoch=epoch)
-        response = await self._call(self._stub.Register(request, timeout=self._timeout(deadline_s)))
+        response = await self._call(self._stub.Register(request, **self._options(deadline_s)))
         return float(response.ttl_ms) / 1000
 
     async def heartbeat(
@@ -75,12 +80,12 @@ class ConductorClient:
     ) -> None:
         """Raises SessionExpiredError if the conductor does not know this member: register again."""
         request = pb.HeartbeatRequest(member_id=member_id, epoch=epoch, load=load)
-        await self._call(self._stub.Heartbeat(request, timeout=self._timeout(deadline_s)))
+        await self._call(self._stub.Heartbeat(request, **self._options(deadline_s)))
 
     async def drain(self, member_id: str, *, deadline_s: float | None = None) -> None:
         """Take no new requests. Harmless for a member that the conductor does not know."""
         request = pb.DrainRequest(member_id=member_id)
-        await self._call(self._stub.Drain(request, timeout=self._timeout(deadline_s)))
+        await self._call(self._stub.Drain(request, **self._options(deadline_s)))
 
     async def close(self) -> None:
         """Idempotent. Calls in flight end with UnavailableError."""
@@ -102,11 +107,12 @@ class ConductorClient:
     @property
     def _stub(self) -> ConductorServiceStub:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
+            self._channel = open_grpc(self._address, self._keys, _CHANNEL_OPTIONS)
         return ConductorServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
-    def _timeout(self, deadline_s: float | None) -> float:
-        return self._deadline_s if deadline_s is None else deadline_s
+    def _options(self, deadline_s: float | None) -> dict[str, Any]:
+        timeout = self._deadline_s if deadline_s is None else deadline_s
+        return {"timeout": timeout, "metadata": self._metadata}
 
     async def _call(self, call: Awaitable[R]) -> R:
         try:

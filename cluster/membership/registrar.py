@@ -14,6 +14,7 @@ from kvstore.core.errors import (
     KVStoreError,
     SessionExpiredError,
 )
+from kvstore.transports.security.keys import NO_CLIENT_KEYS, ClientKeys
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,10 +37,11 @@ class Registrar:
         epoch: int,
         load: Callable[[], Load],
         *,
+        keys: ClientKeys = NO_CLIENT_KEYS,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         """`member.member_id` is the publisher id of its block events, `epoch` their epoch."""
-        self._client = ConductorClient(conductor_address, deadline_s=_DEADLINE_S)
+        self._client = ConductorClient(conductor_address, keys=keys, deadline_s=_DEADLINE_S)
         self._member = member
         self._epoch = epoch
         self._load = load

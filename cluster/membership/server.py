@@ -19,6 +19,9 @@ from cluster.membership.views import Views
 from cluster.wire.v1 import conductor_pb2 as pb
 from cluster.wire.v1.conductor_pb2_grpc import add_ConductorServiceServicer_to_server
 from kvstore.core.errors import ConfigurationError
+from kvstore.transports.grpc.server import listen, make_server
+from kvstore.transports.security.exposure import check_grpc
+from kvstore.transports.security.keys import ServerKeys, load_client_keys, load_server_keys
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,12 +56,21 @@ class ConductorServer:
         return self._conductor.statistics()
 
     async def start(self) -> None:
-        """Raises ConfigurationError if the address cannot be used; nothing is left open then."""
+        """Raises ConfigurationError if the address or the keys cannot be used; nothing is left open
+        then."""
         assert self._server is None, "started twice"
-        server = self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        self._views = Views()
+        keys = load_server_keys(self._config.security, "conductor.security")
+        own_keys = load_client_keys(self._config.credentials, "conductor.credentials")
+        server = self._server = make_server(keys)
+        self._views = Views(own_keys.secure)
         try:
-            self._address = _listen(server, self._config.grpc_address)
+            self._address = _listen(server, self._config.grpc_address, keys)
+            check_grpc(
+                "conductor.grpc_address",
+                self._address,
+                keys,
+                allow_insecure=self._config.allow_insecure,
+            )
             service = ConductorService(self._conductor, self._views, self._config.member_ttl_ms)
             add_ConductorServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
             await _add_standard_services(server)
@@ -88,12 +100,12 @@ class ConductorServer:
                 await views.close(member_id)
 
 
-def _listen(server: grpc.aio.Server, address: str) -> str:
+def _listen(server: grpc.aio.Server, address: str, keys: ServerKeys) -> str:
     """Bind; returns the address with its real port."""
     host, separator, _ = address.rpartition(":")
     try:
-        port = server.add_insecure_port(address) if separator else 0
-    except RuntimeError as error:
+        port = listen(server, address, keys) if separator else 0
+    except ConfigurationError as error:
         raise _unusable(address) from error
     if port == 0:
         raise _unusable(address)

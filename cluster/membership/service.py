@@ -22,6 +22,7 @@ from cluster.wire.v1 import conductor_pb2 as pb
 from cluster.wire.v1.conductor_pb2_grpc import ConductorServiceServicer
 from kvstore.core.errors import KVStoreError
 from kvstore.core.ids import MemberId
+from kvstore.transports.security.caller import Role, require_role
 from kvstore.transports.status import abort
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -55,6 +56,7 @@ class ConductorService(ConductorServiceServicer):
     async def Register(  # noqa: N802
         self, request: pb.RegisterRequest, context: Context
     ) -> pb.RegisterResponse:
+        require_role(Role.PEER)
         member = member_from(request.member)
         feed = self._conductor.register(member, request.epoch)
         if feed is not None:
@@ -69,6 +71,7 @@ class ConductorService(ConductorServiceServicer):
     async def Heartbeat(  # noqa: N802
         self, request: pb.HeartbeatRequest, context: Context
     ) -> pb.HeartbeatResponse:
+        require_role(Role.PEER)
         load = load_from(request.load)
         self._conductor.heartbeat(MemberId(request.member_id), request.epoch, load)
         return pb.HeartbeatResponse()
@@ -77,6 +80,7 @@ class ConductorService(ConductorServiceServicer):
     async def Drain(  # noqa: N802
         self, request: pb.DrainRequest, context: Context
     ) -> pb.DrainResponse:
+        require_role(Role.PEER)
         member_id = MemberId(request.member_id)
         self._conductor.drain(member_id)
         await self._views.close(member_id)

@@ -9,6 +9,7 @@ from cluster.conductor.feed import IndexFeed
 from cluster.conductor.types import Member
 from kvstore.core.errors import ConfigurationError, InvalidArgumentError
 from kvstore.core.ids import MemberId
+from kvstore.events.sockets import Secure
 from kvstore.events.subscriber import EventSubscriber
 
 _SOCKETS_MAX = 16_384
@@ -18,7 +19,9 @@ _SOCKETS_MAX = 16_384
 class Views:
     """Opens and closes subscribers as members come and go. Owned by one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, secure: Secure | None = None) -> None:
+        """`secure` is applied to the sockets that follow members."""
+        self._secure = secure
         self._context = zmq.asyncio.Context()
         self._context.set(zmq.MAX_SOCKETS, _SOCKETS_MAX)
         self._subscribers: dict[MemberId, EventSubscriber] = {}
@@ -38,6 +41,7 @@ class Views:
             feed,
             epoch=epoch,
             context=self._context,
+            secure=self._secure,
         )
         try:
             await subscriber.start()

@@ -7,41 +7,43 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Self
 
-from kvstore.client.base import FoundBlock, PrefixMatch, ReservedBlock
-from kvstore.client.connection import Connection, Session
+from kvstore.client.blocks import PrefixMatch, ReservedBlock
+from kvstore.client.buffers import Buffers, Expected, readable
+from kvstore.client.connection import Connection
+from kvstore.client.copying import Copy, copy_all_with_checksums
 from kvstore.client.deadline import Deadline
-from kvstore.client.download import download
 from kvstore.client.endpoint import open_channel
-from kvstore.client.lease import Lease
+from kvstore.client.messages import keys_message
+from kvstore.client.places import Places
+from kvstore.client.reading import Reading
+from kvstore.client.releases import Releases
 from kvstore.client.reservation import Reservation
-from kvstore.client.work import check_contiguous, run_sized
-from kvstore.core.errors import (
-    ChecksumError,
-    DeadlineExceededError,
-    InvalidArgumentError,
-    LeaseExpiredError,
-    UnavailableError,
-)
-from kvstore.core.ids import BlockKeys, pack_hashes
+from kvstore.client.retention import Retention, retention_messages
+from kvstore.client.upkeep import Upkeep
+from kvstore.client.verification import Verify, effective
+from kvstore.core.errors import DeadlineExceededError, InvalidArgumentError, UnavailableError
+from kvstore.core.ids import BlockKeys, NodeId
 from kvstore.core.layout import KVLayout
-from kvstore.tiers.base import MissReason, ReserveOutcome, TierKind
-from kvstore.tiers.memory import copy_bytes
+from kvstore.tiers.base import TierKind
 from kvstore.transports.base import Channel
-from kvstore.wire.v1 import block_pb2, node_pb2
+from kvstore.transports.security.config import ClientSecurity
+from kvstore.transports.security.keys import NO_CLIENT_KEYS, ClientKeys, load_client_keys
+from kvstore.wire.v1 import node_pb2
 
-WAIT_SHARE = 0.8
-"""Part of an acquire's deadline that the node may wait; the rest is for the answer to come back."""
-
-_TIERS = {int(tier): tier for tier in TierKind}
-"""Several times faster than a call of the class, once for each block."""
+_TIER_OF = {int(tier): tier for tier in TierKind}
+"""A tenth of the time of `TierKind(number)`: a prompt has thousands of blocks."""
 
 
-class Client:
+class Client(Reading, Upkeep):
     """See the protocol. Lives on the event loop that it was connected on."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, layouts: Sequence[KVLayout], verify: Verify) -> None:
         """Use `connect`."""
         self._connection = connection
+        self._layouts = {layout.fingerprint: layout for layout in layouts}
+        self._verify = verify
+        self._releases = Releases()
+        self._places = Places(self.touch)
         self._ids = count(1)
 
     @classmethod
@@ -51,18 +53,32 @@ class Client:
         *,
         client_name: str = "client",
         layouts: Sequence[KVLayout] = (),
+        tenant: str = "",
+        verify: Verify = "transfers",
+        shared_memory: bool = True,
+        security: ClientSecurity | None = None,
         deadline_s: float = 5.0,
     ) -> Self:
         """Open a session with the node at `endpoint`: tcp://, ipc:// (ZeroMQ) or grpc://.
 
-        `layouts` are those that will be written; none = any. Raises UnavailableError if nobody
-        answers, InvalidArgumentError if a block cannot fit, ConfigurationError for the endpoint.
+        `layouts` are those that will be written, or read in parts; none = any is written. `tenant`
+        is whose blocks these are; tenants do not see each other's. `verify`: see
+        `kvstore.client.verification`. `shared_memory`: map the node's memory where that can be
+        done; without it bytes come over the network. `security`: what to show to the node, see
+        docs/security.md. Raises UnavailableError if nobody answers, UnauthenticatedError and
+        PermissionDeniedError if the node does not let this client in, InvalidArgumentError if a
+        block cannot fit, ConfigurationError for the endpoint and for files of `security`.
         """
+        keys = load_client_keys(security) if security else NO_CLIENT_KEYS
         return await cls.over(
-            open_channel(endpoint),
+            open_channel(endpoint, keys),
             endpoint,
+            keys=keys,
             client_name=client_name,
             layouts=layouts,
+            tenant=tenant,
+            verify=verify,
+            shared_memory=shared_memory,
             deadline_s=deadline_s,
         )
 
@@ -74,29 +90,59 @@ class Client:
         *,
         client_name: str = "client",
         layouts: Sequence[KVLayout] = (),
+        tenant: str = "",
+        verify: Verify = "transfers",
+        shared_memory: bool = True,
+        keys: ClientKeys = NO_CLIENT_KEYS,
         deadline_s: float = 5.0,
     ) -> Self:
-        """The same over a channel that is there already; the client owns it from now on."""
-        connection = Connection(channel, endpoint, client_name, layouts)
+        """The same over a channel that is there already; the client owns it from now on. `keys` are
+        those of the channel."""
+        connection = Connection(
+            channel,
+            endpoint,
+            client_name,
+            layouts,
+            tenant=tenant,
+            shared_memory=shared_memory,
+            keys=keys,
+        )
         try:
+            client = cls(connection, layouts, effective(verify))
             await connection.session(Deadline(deadline_s))
         except BaseException:
             await connection.close()
             raise
-        return cls(connection)
+        return client
 
-    async def match(self, keys: BlockKeys, *, deadline_s: float = 1.0) -> PrefixMatch:
-        request = node_pb2.MatchRequest(keys=_keys_message(keys))
-        response = await self._connection.channel.call(
-            "Match", request, node_pb2.MatchResponse, deadline_s=deadline_s
+    async def match(
+        self, keys: BlockKeys, *, remote: bool = False, deadline_s: float = 1.0
+    ) -> PrefixMatch:
+        request = node_pb2.MatchRequest(keys=keys_message(keys), remote=remote)
+        response, _ = await self._connection.call(
+            "Match", request, node_pb2.MatchResponse, Deadline(deadline_s)
         )
-        return PrefixMatch([TierKind(tier) for tier in response.tiers])
+        tiers = list(map(_TIER_OF.__getitem__, response.tiers))
+        elsewhere = []
+        if TierKind.REMOTE in response.tiers:
+            elsewhere = [i for i, tier in enumerate(tiers) if tier is TierKind.REMOTE]
+        names = [NodeId(response.nodes[index]) for index in response.node_indices]
+        return PrefixMatch(tiers, dict(zip(elsewhere, names, strict=True)))
 
     async def reserve(
-        self, keys: BlockKeys, block_bytes: int, *, deadline_s: float = 1.0
+        self,
+        keys: BlockKeys,
+        block_bytes: int,
+        *,
+        retention: Sequence[Retention] = (),
+        deadline_s: float = 1.0,
     ) -> Reservation:
+        await self._releases.sent()
         request = node_pb2.ReserveRequest(
-            keys=_keys_message(keys), block_bytes=block_bytes, reservation_id=next(self._ids)
+            keys=keys_message(keys),
+            block_bytes=block_bytes,
+            reservation_id=next(self._ids),
+            retention=retention_messages(retention),
         )
         try:
             response, session = await self._connection.call(
@@ -109,59 +155,38 @@ class Client:
             raise
         return Reservation(self._connection, session, response, block_bytes)
 
-    async def acquire(self, keys: BlockKeys, *, deadline_s: float = 1.0) -> Lease:
-        deadline = Deadline(deadline_s)
-        request = node_pb2.AcquireRequest(
-            keys=_keys_message(keys), wait_ms=int(deadline_s * WAIT_SHARE * 1000)
-        )
-        response, session = await self._connection.call(
-            "Acquire", request, node_pb2.AcquireResponse, deadline
-        )
-        return await _lease(self._connection, session, response, deadline)
-
     async def put(
-        self, keys: BlockKeys, blocks: Sequence[memoryview], *, deadline_s: float = 1.0
+        self,
+        keys: BlockKeys,
+        blocks: Buffers,
+        *,
+        retention: Sequence[Retention] = (),
+        deadline_s: float = 1.0,
     ) -> list[int]:
-        """See the protocol. Raises InvalidArgumentError if a block is empty or not contiguous."""
-        _check_blocks(keys, blocks)
-        if not blocks:
+        layout = self._layouts.get(keys.layout)
+        expected = Expected(layout.dtype, layout.shape) if layout else None
+        data = readable("blocks", blocks, len(keys), expected)
+        if not data:
             return []
-        deadline = Deadline(deadline_s)
-        block_bytes = max(block.nbytes for block in blocks)
+        block_bytes = _block_bytes(data, layout)
         async with await self.reserve(
-            keys, block_bytes, deadline_s=deadline.remaining_s()
+            keys, block_bytes, retention=retention, deadline_s=deadline_s
         ) as reservation:
             written = [
-                ReservedBlock(block.index, block.view[: blocks[block.index].nbytes])
+                ReservedBlock(block.index, block.view[: data[block.index].nbytes])
                 for block in reservation.blocks
             ]
-            copies = [(block.view, blocks[block.index].cast("B")) for block in written]
-            total_bytes = sum(view.nbytes for view, _ in copies)
-            await run_sized(self._connection.executor, total_bytes, _copy_all, copies)
-            await reservation.commit(written)
-        here = (ReserveOutcome.RESERVED, ReserveOutcome.EXISTS)
-        return [i for i, outcome in enumerate(reservation.outcomes) if outcome in here]
-
-    async def get(
-        self, keys: BlockKeys, into: Sequence[memoryview], *, deadline_s: float = 1.0
-    ) -> dict[int, MissReason]:
-        assert len(into) == len(keys)
-        async with await self.acquire(keys, deadline_s=deadline_s) as lease:
-            total_bytes = sum(block.view.nbytes for block in lease.found)
-            bad = await run_sized(self._connection.executor, total_bytes, _copy_out, (lease, into))
-        return lease.misses | bad
-
-    async def statistics(self, *, deadline_s: float = 1.0) -> node_pb2.StatisticsResponse:
-        """What the node tells of itself."""
-        return await self._connection.channel.call(
-            "Statistics",
-            node_pb2.StatisticsRequest(),
-            node_pb2.StatisticsResponse,
-            deadline_s=deadline_s,
-        )
+            copies = [Copy(block.view, data[block.index]) for block in written]
+            total_bytes = sum(copy.data.nbytes for copy in copies)
+            checksums = await self.run_sized(total_bytes, copy_all_with_checksums, copies)
+            if written:
+                await reservation.commit_as(written, checksums)
+        return sorted(reservation.stored)
 
     async def close(self) -> None:
         """Ends the session, with all that it holds. Idempotent."""
+        await self._places.close()
+        await self._releases.close()
         await self._connection.close()
 
     async def __aenter__(self) -> Self:
@@ -171,69 +196,13 @@ class Client:
         await self.close()
 
 
-def _keys_message(keys: BlockKeys) -> block_pb2.BlockKeys:
-    return block_pb2.BlockKeys(
-        layout_fingerprint=keys.layout, block_hashes=pack_hashes(keys.hashes)
-    )
-
-
-async def _lease(
-    connection: Connection,
-    session: Session,
-    response: node_pb2.AcquireResponse,
-    deadline: Deadline,
-) -> Lease:
-    indices = [index for index, tier in enumerate(response.tiers) if tier]
-    views = await _views(session, response, deadline)
-    misses = {i: MissReason(miss) for i, miss in enumerate(response.miss_reasons) if miss}
-    found: list[FoundBlock] = []
-    columns = zip(indices, views, response.checksums, response.generations, strict=True)
-    for index, view, crc, generation in columns:
-        if isinstance(view, MissReason):
-            misses[index] = view
-        else:
-            found.append(FoundBlock(index, _TIERS[response.tiers[index]], view, crc, generation))
-    offsets = response.offsets if session.arena else ()
-    return Lease(connection, session, response.lease_id, indices, offsets, found, misses)
-
-
-async def _views(
-    session: Session, response: node_pb2.AcquireResponse, deadline: Deadline
-) -> Sequence[memoryview | MissReason]:
-    """The memory of each block found: in the arena, or copied here over the network."""
-    if session.arena is not None:
-        views = map(session.arena.view, response.offsets, response.lengths_bytes)
-        return [view.toreadonly() for view in views]
-    if not response.offsets:
-        return []
-    assert session.bulk is not None
-    request = node_pb2.ReadRequest(session_id=session.id, lease_id=response.lease_id)
-    return await download(
-        session.bulk, request, response.lengths_bytes, response.checksums, deadline
-    )
-
-
-def _check_blocks(keys: BlockKeys, blocks: Sequence[memoryview]) -> None:
-    assert len(blocks) == len(keys)
-    for block in blocks:
-        check_contiguous("blocks", block)
-        if not block.nbytes:
-            raise InvalidArgumentError("blocks must not be empty")
-
-
-def _copy_all(copies: Sequence[tuple[memoryview, memoryview]]) -> None:
-    for into, data in copies:
-        copy_bytes(into, data)
-
-
-def _copy_out(work: tuple[Lease, Sequence[memoryview]]) -> dict[int, MissReason]:
-    lease, into = work
-    bad = {}
-    for block in lease.found:
-        try:
-            lease.copy_into(block, into[block.index])
-        except ChecksumError:
-            bad[block.index] = MissReason.CORRUPT
-        except LeaseExpiredError:
-            bad[block.index] = MissReason.LATE
-    return bad
+def _block_bytes(data: Sequence[memoryview], layout: KVLayout | None) -> int:
+    longest = max(block.nbytes for block in data)
+    if layout is None:
+        return longest
+    if longest > layout.block_bytes:
+        raise InvalidArgumentError(
+            f"blocks: {longest} bytes are more than the {layout.block_bytes} of a block of the "
+            "keys' layout; use the keys of the layout that the blocks have"
+        )
+    return layout.block_bytes

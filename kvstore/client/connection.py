@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from kvstore.client.deadline import Deadline
 from kvstore.client.endpoint import open_bulk_channel
+from kvstore.client.local import open_local
 from kvstore.core.errors import (
     ConfigurationError,
     KVStoreError,
@@ -23,9 +24,10 @@ from kvstore.core.errors import (
 )
 from kvstore.core.layout import KVLayout
 from kvstore.tiers.host.arena import Arena
-from kvstore.transports.base import Channel
-from kvstore.transports.grpc.channel import GrpcChannel
+from kvstore.transports.base import BulkChannel, Channel
 from kvstore.transports.process import this_process
+from kvstore.transports.security.keys import NO_CLIENT_KEYS, ClientKeys
+from kvstore.transports.unix.channel import UnixChannel
 from kvstore.wire.v1 import block_pb2, node_pb2
 
 _LOG = logging.getLogger(__name__)
@@ -34,36 +36,63 @@ R = TypeVar("R", bound=Message)
 
 MAX_ABORTS_UNSENT = 4_096
 CLOSE_S = 1.0
+PROBE_S = 1.0
+"""Longest time that it takes to see that the bulk port of a node cannot be reached from here."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """An open session. `arena` is None where bytes go by gRPC, over `bulk`."""
+    """An open session. Bytes go through `arena`, or by `bulk` where it is not mapped; verbs by
+    `channel`, which is `local` where there is that shorter way."""
 
     id: int
     boot_id: int
     ttl_s: float
     arena: Arena | None
-    bulk: GrpcChannel | None
+    bulk: BulkChannel | None
+    channel: Channel
+    local: UnixChannel | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the node went away: what the session held is gone."""
+        return self.local is not None and self.local.lost
 
     async def close(self) -> None:
         if self.arena is not None:
             self.arena.close()
         if self.bulk is not None:
             await self.bulk.close()
+        if self.local is not None:
+            await self.local.close()
 
 
 class Connection:
     """Owned by one event loop. `executor` takes large copies and checksums off that loop."""
 
     def __init__(
-        self, channel: Channel, endpoint: str, client_name: str, layouts: Sequence[KVLayout]
+        self,
+        channel: Channel,
+        endpoint: str,
+        client_name: str,
+        layouts: Sequence[KVLayout],
+        *,
+        tenant: str = "",
+        peer: bool = False,
+        shared_memory: bool = True,
+        keys: ClientKeys = NO_CLIENT_KEYS,
     ) -> None:
+        """`keys` are those of `channel`. `peer`: this process is another node. `shared_memory`: map
+        the node's arena if that can be done."""
         self.channel = channel
         self.executor = ThreadPoolExecutor(2, thread_name_prefix="kvstore-client")
         self._endpoint = endpoint
         self._client_name = client_name
         self._layouts = layouts
+        self._tenant = tenant
+        self._peer = peer
+        self._shared_memory = shared_memory
+        self._keys = keys
         self._session: Session | None = None
         self._opening = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
@@ -88,6 +117,8 @@ class Connection:
         if self._closed:
             raise UnavailableError("the client is closed; connect again")
         async with self._opening:
+            if self._session is not None and self._session.lost:
+                await self._forget(self._session)
             if self._session is None:
                 self._session = await self._open(deadline)
             if self._keeper is None:
@@ -137,19 +168,24 @@ class Connection:
         deadline: Deadline,
     ) -> R:
         request.session_id = session.id
-        return await self.channel.call(
+        return await session.channel.call(
             method, request, response_type, deadline_s=deadline.remaining_s()
         )
 
     async def _open(self, deadline: Deadline) -> Session:
+        if not self._shared_memory:
+            return await self._unmapped(await self._open_as(0, 0, deadline), deadline)
         process = this_process()
         opened = await self._open_as(process.pid, process.start_ticks, deadline)
         if not opened.arena_path:
-            return self._session_of(opened, None)
+            return await self._unmapped(opened, deadline)
         try:
-            return self._session_of(opened, Arena.attach(opened.arena_path))
+            arena = Arena.attach(opened.arena_path)
         except ConfigurationError as error:
-            _LOG.info("bytes go by gRPC: %s", error)
+            _LOG.info("%s: its memory cannot be shared: %s", self._endpoint, error)
+        else:
+            local = await open_local(opened.local_endpoint, opened.session_id, deadline)
+            return self._session_of(opened, arena, None, local)
         # The node must not count on a mapping that we have not got: open as a remote client.
         close = node_pb2.CloseSessionRequest(session_id=opened.session_id)
         await self.channel.call(
@@ -158,7 +194,7 @@ class Connection:
             node_pb2.CloseSessionResponse,
             deadline_s=deadline.remaining_s(),
         )
-        return self._session_of(await self._open_as(0, 0, deadline), None)
+        return await self._unmapped(await self._open_as(0, 0, deadline), deadline)
 
     async def _open_as(
         self, pid: int, start_ticks: int, deadline: Deadline
@@ -168,6 +204,8 @@ class Connection:
             pid=pid,
             process_start=start_ticks,
             layouts=[_layout_message(layout) for layout in self._layouts],
+            tenant=self._tenant,
+            peer=self._peer,
         )
         return await self.channel.call(
             "OpenSession",
@@ -176,10 +214,25 @@ class Connection:
             deadline_s=deadline.remaining_s(),
         )
 
-    def _session_of(self, opened: node_pb2.OpenSessionResponse, arena: Arena | None) -> Session:
-        bulk = None if arena else open_bulk_channel(self._endpoint, opened.grpc_port)
+    async def _unmapped(self, opened: node_pb2.OpenSessionResponse, deadline: Deadline) -> Session:
+        probe_s = min(deadline.remaining_s() / 2, PROBE_S)
+        bulk = await open_bulk_channel(
+            self._endpoint, opened.bulk_port, opened.grpc_port, probe_s, self._keys
+        )
+        return self._session_of(opened, None, bulk)
+
+    def _session_of(
+        self,
+        opened: node_pb2.OpenSessionResponse,
+        arena: Arena | None,
+        bulk: BulkChannel | None,
+        local: UnixChannel | None = None,
+    ) -> Session:
+        way = bulk.transport if bulk else "shared memory"
+        _LOG.info("%s: bytes go by %s", self._endpoint, way)
         ttl_s = opened.lease_ttl_ms / 1000
-        return Session(opened.session_id, opened.boot_id, ttl_s, arena, bulk)
+        channel = local or self.channel
+        return Session(opened.session_id, opened.boot_id, ttl_s, arena, bulk, channel, local)
 
     async def _forget(self, session: Session) -> None:
         if self._session is session:
@@ -202,11 +255,18 @@ class Connection:
             else:
                 await self._send_aborts()
 
+    def _channel_of(self, session_id: int) -> Channel:
+        """The one that the session's calls went by: what is sent after them arrives after them."""
+        session = self._session
+        if session is None or session.id != session_id or session.lost:
+            return self.channel
+        return session.channel
+
     async def _send_aborts(self) -> None:
         while self._aborts:
             request = self._aborts.popleft()
             try:
-                await self.channel.call(
+                await self._channel_of(request.session_id).call(
                     "Abort", request, node_pb2.AbortResponse, deadline_s=CLOSE_S
                 )
             except KVStoreError:
@@ -221,4 +281,6 @@ def _layout_message(layout: KVLayout) -> block_pb2.KVLayout:
         head_dim=layout.head_dim,
         block_size_tokens=layout.block_size_tokens,
         dtype=layout.dtype,
+        first_kv_head=layout.first_kv_head,
+        total_kv_heads=layout.total_kv_heads or 0,
     )

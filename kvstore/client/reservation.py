@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
-from kvstore.client.base import ReservedBlock
+from kvstore.client.blocks import ReservedBlock
 from kvstore.client.connection import Connection, Session
 from kvstore.client.work import run_sized
 from kvstore.core.checksum import checksum
-from kvstore.core.errors import ReservationExpiredError, SessionExpiredError
+from kvstore.core.errors import ReservationExpiredError, SessionExpiredError, UnavailableError
 from kvstore.tiers.base import ReserveOutcome
+from kvstore.transports.base import BulkWrite
 from kvstore.wire.v1 import node_pb2
 
 COMMIT_S = 5.0
 ABORT_S = 0.25
 """Longest time that a caller waits for its abort; it goes on by itself after that."""
-WRITE_PIECE_BYTES = 1 << 20
+ALL_LAYERS = 0xFFFFFFFF
+"""Watermark of a block whose bytes are all there."""
 
 
 class Reservation:
@@ -45,18 +47,40 @@ class Reservation:
         )
         self._left = {block.index: i for i, block in enumerate(self.blocks)}
         """Index of each block not committed → its position in the reservation."""
+        self._committed: set[int] = set()
+        self._offsets = dict(zip(self._left, response.offsets, strict=False))
+
+    @property
+    def stored(self) -> set[int]:
+        """Indices of the keys that are in the store, found or committed."""
+        exists = (i for i, o in enumerate(self.outcomes) if o is ReserveOutcome.EXISTS)
+        return self._committed.union(exists)
+
+    def layers_ready(self, layers: int, block: ReservedBlock | None = None) -> None:
+        arena = self._session.arena
+        if arena is None:
+            return
+        if block is not None:
+            self._check_left([block])
+        for index in [block.index] if block else self._left:
+            arena.set_layers_ready(self._offsets[index], layers)
 
     async def commit(self, blocks: Sequence[ReservedBlock] | None = None) -> None:
         if blocks is None:
             blocks = [block for block in self.blocks if block.index in self._left]
         if not blocks:
             return
-        if missing := {block.index for block in blocks} - self._left.keys():
-            raise ReservationExpiredError(f"block {min(missing)} was committed or aborted before")
+        self._check_left(blocks)
         total_bytes = sum(block.view.nbytes for block in blocks)
         checksums = await run_sized(
             self._connection.executor, total_bytes, _checksums, [block.view for block in blocks]
         )
+        await self.commit_as(blocks, checksums)
+
+    async def commit_as(self, blocks: Sequence[ReservedBlock], checksums: Sequence[int]) -> None:
+        """`commit` for who knows the CRC-32C of what is in each block already."""
+        self._check_left(blocks)
+        self._all_layers_ready(blocks)
         request = node_pb2.CommitRequest(
             session_id=self._session.id,
             reservation_id=self._id,
@@ -66,15 +90,18 @@ class Reservation:
         )
         try:
             await self._upload(blocks)
-            await self._connection.channel.call(
+            await self._session.channel.call(
                 "Commit", request, node_pb2.CommitResponse, deadline_s=COMMIT_S
             )
-        except SessionExpiredError as error:
+        except (SessionExpiredError, UnavailableError) as error:
+            if isinstance(error, UnavailableError) and not self._session.lost:
+                raise
             raise ReservationExpiredError(
                 "the session of this reservation ended; reserve again"
             ) from error
         committed = {block.index for block in blocks}
         self._release_views([*blocks, *(b for b in self.blocks if b.index in committed)])
+        self._committed |= committed
         for index in committed:
             del self._left[index]
 
@@ -92,25 +119,22 @@ class Reservation:
     async def __aexit__(self, *exc: object) -> None:
         await self.abort()
 
+    def _check_left(self, blocks: Sequence[ReservedBlock]) -> None:
+        if missing := {block.index for block in blocks} - self._left.keys():
+            raise ReservationExpiredError(f"block {min(missing)} was committed or aborted before")
+
+    def _all_layers_ready(self, blocks: Sequence[ReservedBlock]) -> None:
+        arena = self._session.arena
+        with suppress(ValueError):  # the mapping was closed with its session
+            for block in blocks if arena else ():
+                assert arena is not None
+                arena.set_layers_ready(self._offsets[block.index], ALL_LAYERS)
+
     async def _upload(self, blocks: Sequence[ReservedBlock]) -> None:
         if self._session.bulk is None:
             return
-        await self._session.bulk.upload(
-            "Write", self._pieces(blocks), node_pb2.WriteResponse, deadline_s=COMMIT_S
-        )
-
-    async def _pieces(
-        self, blocks: Sequence[ReservedBlock]
-    ) -> AsyncIterator[node_pb2.WriteRequest]:
-        for block in blocks:
-            for start_byte in range(0, block.view.nbytes, WRITE_PIECE_BYTES):
-                yield node_pb2.WriteRequest(
-                    session_id=self._session.id,
-                    reservation_id=self._id,
-                    index=self._left[block.index],
-                    start_byte=start_byte,
-                    data=bytes(block.view[start_byte : start_byte + WRITE_PIECE_BYTES]),
-                )
+        writes = [BulkWrite(self._left[block.index], block.view) for block in blocks]
+        await self._session.bulk.write(self._session.id, self._id, writes, deadline_s=COMMIT_S)
 
     def _release_views(self, blocks: Sequence[ReservedBlock]) -> None:
         for block in blocks:

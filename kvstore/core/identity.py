@@ -19,7 +19,7 @@ class ModelIdentity:
     """
 
     weights: str
-    """Digest of the weights (see `model_runner.loading.weights_digest`), not a name: a name can be
+    """Digest of the weights (see `kvstore.client.huggingface.checkpoint`), not a name, which can be
     reused."""
     architecture: str
     """Model class and the configuration that shapes its computation, as canonical JSON (rope

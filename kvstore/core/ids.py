@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from typing import NamedTuple, NewType
+
+import numpy as np
 
 BLOCK_HASH_BYTES = 32
 FINGERPRINT_BYTES = 16
@@ -49,10 +53,20 @@ class BlockKeys:
         return len(self.hashes)
 
     def __iter__(self) -> Iterator[BlockKey]:
-        return (BlockKey(self.layout, h) for h in self.hashes)
+        return iter(make_keys(repeat(self.layout), self.hashes))
 
     def __getitem__(self, part: slice) -> BlockKeys:
         return BlockKeys(self.layout, self.hashes[part])
+
+
+def make_keys(layouts: Iterable[LayoutFingerprint], hashes: Iterable[BlockHash]) -> list[BlockKey]:
+    """One key for each hash. Half the time of `BlockKey(...)` for each: batches have thousands."""
+    return list(map(_new_key, zip(layouts, hashes, strict=False)))
+
+
+_new_key: Callable[[tuple[LayoutFingerprint, BlockHash]], BlockKey] = partial(
+    tuple.__new__, BlockKey
+)
 
 
 def routing_key(block_hash: BlockHash) -> RoutingKey:
@@ -70,6 +84,5 @@ def unpack_hashes(packed: bytes) -> list[BlockHash]:
         raise ValueError(
             f"{len(packed)} bytes are no whole number of {BLOCK_HASH_BYTES}-byte hashes"
         )
-    return [
-        BlockHash(packed[i : i + BLOCK_HASH_BYTES]) for i in range(0, len(packed), BLOCK_HASH_BYTES)
-    ]
+    hashes: list[BlockHash] = np.frombuffer(packed, f"V{BLOCK_HASH_BYTES}").tolist()
+    return hashes

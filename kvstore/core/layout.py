@@ -7,7 +7,7 @@ strided one. The layout knows no topology, so that any rank can read what any ot
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kvstore.core.encoding import encode_fields
@@ -17,11 +17,23 @@ from kvstore.core.ids import FINGERPRINT_BYTES, LayoutFingerprint
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+@dataclass(frozen=True, slots=True)
+class HeadRange:
+    """KV heads [first, last) of a model."""
+
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
 @dataclass(frozen=True)
 class KVLayout:
     """Shape, type and byte order (little endian) of one block.
 
-    Raises InvalidArgumentError if a field is not positive or the dtype is unknown.
+    Raises InvalidArgumentError if a field is not positive, the dtype is unknown, or the heads are
+    none of the model's.
     """
 
     num_layers: int
@@ -29,6 +41,10 @@ class KVLayout:
     head_dim: int
     block_size_tokens: int
     dtype: str
+    first_kv_head: int = 0
+    """Which of the model's KV heads is the first one here."""
+    total_kv_heads: int | None = None
+    """How many the model has; None = those here are all, as in every block that is not a shard."""
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "num_kv_heads", "head_dim", "block_size_tokens"):
@@ -40,6 +56,52 @@ class KVLayout:
             raise InvalidArgumentError(
                 f"KV layout: dtype must be one of {sorted(DTYPE_BYTES)}, got {self.dtype!r}"
             )
+        last = self.first_kv_head + self.num_kv_heads
+        if self.first_kv_head < 0 or last > (self.total_kv_heads or self.num_kv_heads):
+            raise InvalidArgumentError(
+                f"KV layout: first_kv_head must be such that heads [{self.first_kv_head}, {last}) "
+                f"are among the {self.total_kv_heads or self.num_kv_heads} of total_kv_heads"
+            )
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether a block holds some of the model's heads only."""
+        return self.num_kv_heads < (self.total_kv_heads or self.num_kv_heads)
+
+    def heads_of(self, rank: int, tp: int) -> HeadRange:
+        """The heads that tensor-parallel rank `rank` of `tp` computes with.
+
+        Where `tp` is larger than the number of heads (GQA, MQA), several ranks share a head.
+        Raises InvalidArgumentError if one of the two numbers does not divide the other.
+        """
+        heads = self.num_kv_heads
+        if not 0 <= rank < tp:
+            raise InvalidArgumentError(f"rank must lie in [0, tp), got rank {rank} of tp {tp}")
+        if heads % tp and tp % heads:
+            raise InvalidArgumentError(
+                f"tp: {tp} ranks cannot share {heads} KV heads evenly; choose a divisor or a "
+                "multiple of the number of heads"
+            )
+        first = rank * heads // tp
+        return HeadRange(first, first + max(heads // tp, 1))
+
+    def shard(self, rank: int, tp: int) -> KVLayout:
+        """The layout of a block that holds the heads of one rank only; itself for tp = 1.
+
+        It depends on the heads alone: ranks that share a head have one shard layout, and a half of
+        a model's heads is the same shard whoever computed it. Raises InvalidArgumentError.
+        """
+        if self.is_shard:
+            raise InvalidArgumentError("shard: this layout is a shard; take shards of the whole")
+        heads = self.heads_of(rank, tp)
+        if len(heads) == self.num_kv_heads:
+            return self
+        return replace(
+            self,
+            num_kv_heads=len(heads),
+            first_kv_head=heads.first,
+            total_kv_heads=self.num_kv_heads,
+        )
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -69,4 +131,9 @@ class KVLayout:
     @cached_property
     def fingerprint(self) -> LayoutFingerprint:
         fields = encode_fields("kvstore.layout.v1", *self.shape, self.dtype, "little")
+        if self.is_shard:
+            assert self.total_kv_heads is not None
+            fields = encode_fields(
+                "kvstore.layout.shard.v1", fields, self.first_kv_head, self.total_kv_heads
+            )
         return LayoutFingerprint(hashlib.sha256(fields).digest()[:FINGERPRINT_BYTES])

@@ -16,7 +16,7 @@ from kvstore.events.base import Inventory
 from kvstore.events.outbox import Outbox
 from kvstore.events.replay_buffer import ReplayBuffer
 from kvstore.events.replay_server import ReplayServer
-from kvstore.events.sockets import bind
+from kvstore.events.sockets import Secure, bind
 from kvstore.tiers.base import TierKind
 from kvstore.wire.v1.event_pb2 import BlockEvent, EventBatch, ReplayRequest, ReplayResponse
 
@@ -58,10 +58,12 @@ class EventPublisher:
         replay_endpoint: str,
         inventory: Inventory,
         *,
+        secure: Secure | None = None,
         buffer_batches: int = 4096,
     ) -> None:
         """`epoch` is larger at every start of the same publisher: nanoseconds of the clock do.
-        `publisher_id` is the member's id where it registers with a conductor.
+        `publisher_id` is the member's id where it registers with a conductor. `secure` is applied
+        to both sockets before they bind.
         """
         assert epoch >= 1
         self._publisher_id = publisher_id
@@ -69,6 +71,7 @@ class EventPublisher:
         self._event_endpoint = event_endpoint
         self._replay_endpoint = replay_endpoint
         self._inventory = inventory
+        self._secure = secure
         self._sequence = 0
         self._overflows = self._replays = self._snapshots = 0
         self._outbox = Outbox(_MAX_WAITING_BYTES)
@@ -113,9 +116,9 @@ class EventPublisher:
         self._context = zmq.Context()
         try:
             self._socket = self._context.socket(zmq.PUB)
-            self._event_endpoint = bind(self._socket, self._event_endpoint)
+            self._event_endpoint = bind(self._socket, self._event_endpoint, self._secure)
             self._replay_endpoint = self._replay_server.start(
-                zmq.asyncio.Context(self._context), self._replay_endpoint
+                zmq.asyncio.Context(self._context), self._replay_endpoint, self._secure
             )
         except BaseException:
             await self.stop()

@@ -11,7 +11,7 @@ import zmq
 import zmq.asyncio
 from google.protobuf.message import DecodeError
 
-from kvstore.events.sockets import bind
+from kvstore.events.sockets import Secure, bind
 from kvstore.wire.v1.event_pb2 import ReplayRequest, ReplayResponse
 
 _LOG = logging.getLogger(__name__)
@@ -34,12 +34,14 @@ class ReplayServer:
         self._task: asyncio.Task[None] | None = None
         self.malformed = 0
 
-    def start(self, context: zmq.asyncio.Context, endpoint: str) -> str:
+    def start(
+        self, context: zmq.asyncio.Context, endpoint: str, secure: Secure | None = None
+    ) -> str:
         """Bind and serve; returns the endpoint with its real port."""
         self._socket = context.socket(zmq.ROUTER)
         # Say so when a peer is gone or full, instead of dropping frames out of the middle.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        bound = bind(self._socket, endpoint)
+        bound = bind(self._socket, endpoint, secure)
         self._task = asyncio.create_task(self._serve(self._socket))
         return bound
 

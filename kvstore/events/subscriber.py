@@ -16,7 +16,7 @@ from kvstore.core.errors import ProtocolError
 from kvstore.events import codec
 from kvstore.events.base import EventSink
 from kvstore.events.cursor import Cursor, Step
-from kvstore.events.sockets import connect
+from kvstore.events.sockets import Secure, connect
 from kvstore.wire.v1.event_pb2 import BlockEvent, EventBatch, ReplayRequest, ReplayResponse
 
 _LOG = logging.getLogger(__name__)
@@ -63,16 +63,18 @@ class EventSubscriber:
         *,
         epoch: int = 0,
         context: zmq.asyncio.Context | None = None,
+        secure: Secure | None = None,
         replay_deadline_s: float = 5.0,
     ) -> None:
         """Nothing older than `epoch` is believed. `context` can be shared by many subscribers; its
-        owner ends it after they stopped. `replay_deadline_s` is the wait for each frame of an
-        answer.
+        owner ends it after they stopped. `secure` is applied to every socket before it connects.
+        `replay_deadline_s` is the wait for each frame of an answer.
         """
         self._publisher_id = publisher_id
         self._event_endpoint = event_endpoint
         self._replay_endpoint = replay_endpoint
         self._target = target
+        self._secure = secure
         self._replay_deadline_s = replay_deadline_s
         self._cursor = Cursor(epoch)
         self._own_context = context is None
@@ -105,11 +107,11 @@ class EventSubscriber:
             self._context = zmq.asyncio.Context()
         try:
             self._socket = self._context.socket(zmq.SUB)
-            connect(self._socket, self._event_endpoint)
+            connect(self._socket, self._event_endpoint, self._secure)
             self._socket.setsockopt(zmq.SUBSCRIBE, b"")
             connect_check = self._context.socket(zmq.DEALER)
             with contextlib.closing(connect_check):
-                connect(connect_check, self._replay_endpoint)
+                connect(connect_check, self._replay_endpoint, self._secure)
         except BaseException:
             await self.stop()
             raise
@@ -168,7 +170,7 @@ class EventSubscriber:
         # A socket of its own: late frames of an answer given up cannot mix into the next one.
         socket = self._context.socket(zmq.DEALER)
         with contextlib.closing(socket):
-            connect(socket, self._replay_endpoint)
+            connect(socket, self._replay_endpoint, self._secure)
             await socket.send(request.SerializeToString())
             try:
                 while not await self._replay_frame(socket):

@@ -75,7 +75,8 @@ class Learned(Generic[K]):
         if previous is not None:
             self._last_block_continued += 1
             self._last_block_reused += chain[deepest] == previous.last
-            self._leave_behind(previous, set(own))
+            run = self._continue(previous, above, own)
+        self._rejoin(run, own)
         self._begin_silence(run, now_s, new=len(chain) - 1 - deepest, length=len(chain))
         run.last = chain[-1]
         self._remember_tail(run, chain, first_own=max(deepest + 1, start))
@@ -172,6 +173,52 @@ class Learned(Generic[K]):
                 left.keys.insert(0, key)
         if left.keys:
             self._enliven(left)
+
+    def _continue(self, previous: Run[K], above: Run[K] | None, own: list[K]) -> Run[K]:
+        """The run of the next turn: `previous`, or where that does not hang from `above`, a new one
+        that goes on with its history."""
+        if previous.above is above:
+            self._leave_behind(previous, set(own))
+            return previous
+        run = Run(above)
+        run.turn, run.gap_s, run.silence = previous.turn, previous.gap_s, previous.silence
+        previous.silence = None
+        return run
+
+    def _rejoin(self, run: Run[K], own: list[K]) -> None:
+        """Blocks of other runs that this access goes on from come to its run: what is new must not
+        hang below a run that may go before it."""
+        strays = [key for key in own if self._run_of.get(key, run) is not run]
+        for key in strays:
+            lower = self._run_of[key]
+            lower.keys = [other for other in lower.keys if other != key]
+            self._run_of[key] = run
+            if not lower.keys:
+                self._dissolve(lower, run)
+            elif lower.above is not run:
+                self._hang(lower, run)
+        if strays:
+            shown = set(own)
+            kept = [key for key in run.keys if key not in shown]
+            run.keys = kept + [key for key in own if self._run_of.get(key) is run]
+
+    def _dissolve(self, lower: Run[K], run: Run[K]) -> None:
+        """What continued `lower`, which has no blocks any more, continues `run`."""
+        for other in [other for other in self._live if other.above is lower]:
+            self._hang(other, run)
+        self._retire(lower)
+
+    def _hang(self, lower: Run[K], above: Run[K]) -> None:
+        """`lower` continues `above`, unless that would close a circle."""
+        ancestor: Run[K] | None = above
+        while ancestor is not None:
+            if ancestor is lower:
+                return
+            ancestor = ancestor.above
+        if lower.above is not None:
+            lower.above.live_below -= 1
+        lower.above = above
+        above.live_below += 1
 
     def _begin_silence(
         self, run: Run[K], now_s: float, *, new: int, length: int, head: bool = False

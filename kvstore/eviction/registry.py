@@ -25,12 +25,12 @@ _COST_DOUBLES_AFTER_BLOCKS = 64
 POLICIES: Mapping[PolicyName, Callable[[Clock], EvictionPolicy[Any]]] = {
     "lru": lambda clock: LRU(),
     "lfu": lambda clock: PrefixClosed(LFU()),
-    "s3fifo": lambda clock: PrefixClosed(S3FIFO()),
+    "s3fifo": lambda clock: S3FIFO(),
     "sieve": lambda clock: PrefixClosed(Sieve()),
     "arc": lambda clock: PrefixClosed(ARC()),
     "cost-aware": lambda clock: PrefixClosed(CostAware(_recompute_cost)),
     "learned": Learned,
-    "adaptive": lambda clock: Adaptive([Learned(clock), PrefixClosed(S3FIFO())]),
+    "adaptive": lambda clock: Adaptive([lambda: Learned(clock), S3FIFO]),
 }
 
 

@@ -53,7 +53,8 @@ class Sieve(Generic[K]):
                 self._unlink(entry)
 
     def victims(self, count: int, evictable: Callable[[K], bool]) -> list[K]:
-        """See `EvictionPolicy.victims`. The hand goes round at most twice."""
+        """See `EvictionPolicy.victims`. The hand goes round at most twice for
+        each."""
         chosen: list[K] = []
         looks = 2 * len(self._entries)
         while len(chosen) < count and self._entries and looks > 0:
@@ -66,6 +67,7 @@ class Sieve(Generic[K]):
                 continue
             self.remove([entry.key])
             chosen.append(entry.key)
+            looks = 2 * len(self._entries)
         return chosen
 
     def __len__(self) -> int:

@@ -6,14 +6,30 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
+from kvstore.client.describe import describe
+from kvstore.core.ids import NodeId
+from kvstore.directory.base import ClusterView, NodeRecord
+from kvstore.directory.open import open_view
 from kvstore.events.base import EventSink
 from kvstore.events.publisher import EventPublisher
+from kvstore.events.tee import TeeSink
 from kvstore.node.config import NodeConfig
+from kvstore.node.host_id import this_host
+from kvstore.node.keys import server_keys
+from kvstore.node.service import NodeService
 from kvstore.node.store import LocalStore
+from kvstore.transports.advertise import reachable
+from kvstore.transports.base import Handler
 from kvstore.transports.grpc.server import GrpcServer
 from kvstore.transports.methods import StreamReader, StreamWriter
+from kvstore.transports.security.curve import Admit
+from kvstore.transports.security.keys import ServerKeys, load_client_keys
+from kvstore.transports.unix.server import UnixServer
+from kvstore.transports.zmq.bulk_server import ZmqBulkServer
+from kvstore.transports.zmq.message_memory import keep_message_memory
 from kvstore.transports.zmq.server import ZmqServer
 from kvstore.wire.v1 import node_pb2
 
@@ -29,17 +45,27 @@ class Node:
     flight are answered. A node is started once; for a restart make another.
     """
 
-    def __init__(self, config: NodeConfig, *, sink: EventSink | None = None) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        sink: EventSink | None = None,
+        view: ClusterView | None = None,
+    ) -> None:
         """`sink` takes the block events instead of a publisher of the node's own, which then is not
-        there."""
+        there. `view` knows the other nodes, instead of the one that `config` asks for; the node
+        starts and stops it."""
         self.config = config
         self.epoch = time.time_ns()
         """Differs, and grows, on every start. Also known as boot id."""
         self._sink = sink
-        self._publisher = self._make_publisher() if sink is None else None
+        self._publisher: EventPublisher | None = None
+        self._view = view
         self._store: LocalStore | None = None
         self._zmq: ZmqServer | None = None
         self._grpc: GrpcServer | None = None
+        self._bulk: ZmqBulkServer | None = None
+        self._unix: UnixServer | None = None
 
     async def start(self) -> None:
         assert self._store is None, "started once"
@@ -51,11 +77,15 @@ class Node:
 
     async def stop(self) -> None:
         """Idempotent."""
+        if self._view is not None:
+            await self._view.stop()
         if self._store is not None:
             await self._store.drain()
-        for server in (self._zmq, self._grpc):
+        for server in (self._unix, self._zmq, self._grpc):
             if server is not None:
                 await server.stop()
+        if self._bulk is not None:
+            await asyncio.to_thread(self._bulk.stop)
         if self._store is not None:
             await self._store.stop()
         if self._publisher is not None:
@@ -64,21 +94,28 @@ class Node:
     @property
     def zmq_endpoint(self) -> str:
         assert self._zmq is not None, "started"
-        return self._zmq.endpoint
+        return reachable(self._zmq.endpoint, self.config.advertise_host)
 
     @property
     def grpc_address(self) -> str:
         assert self._grpc is not None, "started"
-        return self._grpc.endpoint
+        return reachable(self._grpc.endpoint, self.config.advertise_host)
+
+    @property
+    def bulk_endpoint(self) -> str:
+        assert self._bulk is not None, "started"
+        return reachable(self._bulk.endpoint, self.config.advertise_host)
 
     @property
     def event_endpoint(self) -> str:
         """Where block events are published; empty where a sink takes them."""
-        return self._publisher.event_endpoint if self._publisher else ""
+        endpoint = self._publisher.event_endpoint if self._publisher else ""
+        return reachable(endpoint, self.config.advertise_host)
 
     @property
     def replay_endpoint(self) -> str:
-        return self._publisher.replay_endpoint if self._publisher else ""
+        endpoint = self._publisher.replay_endpoint if self._publisher else ""
+        return reachable(endpoint, self.config.advertise_host)
 
     @property
     def store(self) -> LocalStore:
@@ -86,11 +123,22 @@ class Node:
         return self._store
 
     async def _start(self) -> None:
+        keys = server_keys(self.config)
+        if self._sink is None:
+            self._publisher = self._make_publisher(keys)
         sink = self._sink or self._publisher
         assert sink is not None
+        if self._view is None:
+            self._view = self._open_view()
+        sink = TeeSink(sink, self._view.sink)
         # Off the loop: opening a large disk tier reads the headers of all its segments.
         self._store = await asyncio.to_thread(
-            LocalStore, self.config, sink, self.epoch, last_event_sequence=self._sequence
+            LocalStore,
+            self.config,
+            sink,
+            self.epoch,
+            view=self._view,
+            last_event_sequence=self._sequence,
         )
         if self._publisher is not None:
             await self._publisher.start()
@@ -100,21 +148,58 @@ class Node:
             SERVICE,
             service.handlers(),
             self.config.grpc_address,
+            keys=keys,
             readers={"Write": cast(StreamReader, service.write)},
             writers={"Read": cast(StreamWriter, service.read)},
         )
         await self._grpc.start()
         service.grpc_port = self._grpc.port
-        self._zmq = ZmqServer(SERVICE, service.handlers(), self.config.zmq_endpoint)
+        keep_message_memory()
+        self._bulk = ZmqBulkServer(
+            self._store.manager.bulk,
+            self.config.bulk_endpoint,
+            secure=keys.secure(Admit.UNEXPIRED),
+        )
+        self._bulk.start()
+        service.bulk_port = self._bulk.port
+        self._unix = UnixServer(SERVICE, _session_handlers(service))
+        await self._unix.start()
+        service.local_endpoint = self._unix.endpoint
+        self._zmq = ZmqServer(SERVICE, service.handlers(), self.config.zmq_endpoint, keys=keys)
         await self._zmq.start()
+        service.record = self._record()
+        await self._view.start(service.record, self._store.inventory)
 
-    def _make_publisher(self) -> EventPublisher:
+    def _open_view(self) -> ClusterView:
+        config = self.config
+        own_keys = load_client_keys(config.credentials, "node.credentials")
+        return open_view(
+            config.directory,
+            config.peer_endpoints,
+            describe=partial(describe, keys=own_keys),
+            secure=own_keys.secure,
+            namespace=config.directory_namespace,
+        )
+
+    def _record(self) -> NodeRecord:
+        return NodeRecord(
+            node_id=NodeId(self.config.node_id),
+            boot_id=self.epoch,
+            host_id=this_host(),
+            zmq_endpoint=self.zmq_endpoint,
+            grpc_address=self.grpc_address,
+            event_endpoint=self.event_endpoint,
+            replay_endpoint=self.replay_endpoint,
+        )
+
+    def _make_publisher(self, keys: ServerKeys) -> EventPublisher:
         return EventPublisher(
             self.config.node_id,
             self.epoch,
             self.config.event_endpoint,
             self.config.replay_endpoint,
             lambda: self.store.inventory(),
+            secure=keys.secure(Admit.PEERS),
         )
 
     def _sequence(self) -> int:
@@ -122,6 +207,11 @@ class Node:
 
     def __repr__(self) -> str:
         return f"Node({self.config.node_id!r}, epoch {self.epoch})"
+
+
+def _session_handlers(service: NodeService) -> dict[str, Handler]:
+    """What a session may ask for once it is open: opening one is for who shows credentials."""
+    return {name: call for name, call in service.handlers().items() if name != "OpenSession"}
 
 
 async def serve(config: NodeConfig, ready: Callable[[Node], None]) -> None:

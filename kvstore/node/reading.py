@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import count
@@ -18,10 +18,13 @@ from kvstore.core.errors import (
 )
 from kvstore.core.ids import BlockKey, LeaseId
 from kvstore.core.ports import Clock
-from kvstore.node.promotion import Promoter
+from kvstore.node.bulk import BulkAccess
+from kvstore.node.incoming import Incoming
+from kvstore.node.lending import Lending
 from kvstore.node.replicas import Replicas
 from kvstore.node.sessions import MAX_HELD, Lease, Session, Sessions
-from kvstore.tiers.base import MissReason, Resident, TierKind
+from kvstore.node.streaming import Streams
+from kvstore.tiers.base import MissReason, Resident, Slot, TierKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,13 @@ class Acquired:
 
     lease: Lease
     tiers: Sequence[TierKind | MissReason]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmedLease:
+    lease: Lease
+    misses: Mapping[int, MissReason]
+    """By index over the blocks found: those that must be treated as missed, and why."""
 
 
 class Leases:
@@ -43,14 +53,20 @@ class Leases:
         self,
         replicas: Replicas,
         sessions: Sessions,
-        promoter: Promoter | None,
+        incoming: Incoming,
+        on_read: Callable[[Sequence[BlockKey]], None],
+        bulk: BulkAccess,
+        streams: Streams,
         executor: Executor,
         clock: Clock,
         ttl_s: float,
     ) -> None:
         self._replicas = replicas
         self._sessions = sessions
-        self._promoter = promoter
+        self._bulk = bulk
+        self._streams = streams
+        self._incoming = incoming
+        self._on_read = on_read
         self._executor = executor
         self._clock = clock
         self._ttl_s = ttl_s
@@ -59,35 +75,86 @@ class Leases:
         self.misses: Counter[MissReason] = Counter()
         self.num_corrupt = 0
 
-    async def acquire(self, session: Session, keys: Sequence[BlockKey], wait_s: float) -> Acquired:
-        """References on the blocks that are here or come up from disk within `wait_s`."""
+    async def acquire(
+        self,
+        session: Session,
+        keys: Sequence[BlockKey],
+        wait_s: float,
+        *,
+        local: bool = False,
+        streaming: bool = False,
+    ) -> Acquired:
+        """References on the blocks that are here or come up within `wait_s`, from disk or, unless
+        `local`, from other nodes; with `streaming` also on those that are being written, if the
+        session's process maps the arena."""
         if len(session.leases) >= MAX_HELD:
             raise ResourceExhaustedError(f"the session holds {MAX_HELD} leases; release some")
         residents = self._replicas.host.acquire(keys)
         try:
-            tiers = await self._bring_up(keys, residents, wait_s)
+            tiers = await self._bring_up(keys, residents, wait_s, local=local)
             if not self._sessions.is_open(session):
                 raise SessionExpiredError("the session ended during the call; open a new one")
         except BaseException:  # also a cancelled call must not keep its references
             self._replicas.host.release(_found(keys, residents))
             raise
-        lease = Lease(
-            id=LeaseId(next(self._ids)),
-            keys=_found(keys, residents),
-            residents=[resident for resident in residents if resident is not None],
-            expires_at=self._clock() + self._ttl_s,
-        )
+        self.hits.update(tier for tier in tiers if isinstance(tier, TierKind))
+        pending = {}
+        if streaming and session.process is not None:
+            pending = self._streams.acquire(keys, tiers)
+            for i in pending:
+                tiers[i] = TierKind.HOST
+        self.misses.update(miss for miss in tiers if isinstance(miss, MissReason))
+        lease = self._lease(keys, residents, pending)
         if lease.keys:
             session.leases[lease.id] = lease
-        self.hits.update(tier for tier in tiers if isinstance(tier, TierKind))
-        self.misses.update(miss for miss in tiers if isinstance(miss, MissReason))
+            self._bulk.lendings[session.id, lease.id] = self._lending(lease)
+        self._on_read(lease.keys_committed())
         return Acquired(lease, tiers)
+
+    async def confirm(self, session: Session, lease_id: LeaseId, wait_s: float) -> ConfirmedLease:
+        """Wait until the blocks of a lease that were found while they were written are committed,
+        or one of them failed.
+
+        Raises LeaseExpiredError, also if the lease ends meanwhile: then nothing of it counts.
+        """
+        lease = self._live(session, lease_id)
+        self._note(lease)
+        if lease.pending and not lease.failed and wait_s > 0:
+            await self._streams.wait(lease, wait_s)
+            lease = self._live(session, lease_id)
+            self._note(lease)
+        misses = dict.fromkeys(lease.pending, MissReason.PENDING)
+        misses |= dict.fromkeys(lease.failed, MissReason.FAILED)
+        return ConfirmedLease(lease, misses)
+
+    def _note(self, lease: Lease) -> None:
+        """A block found while it was written is a hit or a miss once its end is known."""
+        num_pending, num_failed = len(lease.pending), len(lease.failed)
+        self._streams.note(lease)
+        num_failed = len(lease.failed) - num_failed
+        self.misses[MissReason.FAILED] += num_failed
+        self.hits[TierKind.HOST] += num_pending - len(lease.pending) - num_failed
+
+    def _lease(
+        self,
+        keys: Sequence[BlockKey],
+        residents: Sequence[Resident | None],
+        pending: Mapping[int, Slot],
+    ) -> Lease:
+        found = [i for i, resident in enumerate(residents) if resident or i in pending]
+        return Lease(
+            id=LeaseId(next(self._ids)),
+            keys=[keys[i] for i in found],
+            residents=[residents[i] or Resident(pending[i], checksum=0) for i in found],
+            expires_at=self._clock() + self._ttl_s,
+            pending={place: pending[i] for place, i in enumerate(found) if i in pending},
+        )
 
     def release(self, session: Session, lease_ids: Iterable[LeaseId]) -> None:
         """Idempotent: a lease that ended by itself is no error."""
         for lease_id in lease_ids:
-            if lease := session.leases.pop(lease_id, None):
-                self._replicas.host.release(lease.keys)
+            if session.leases.pop(lease_id, None):
+                self._bulk.lendings.pop((session.id, lease_id)).end()
 
     def expire(self, session: Session, *, all_: bool = False) -> None:
         now = self._clock()
@@ -95,15 +162,6 @@ class Leases:
             if not all_ and lease.expires_at > now:
                 break
             self.release(session, [lease.id])
-
-    def read(
-        self, session: Session, lease_id: LeaseId, index: int, start_byte: int, size: int
-    ) -> bytes:
-        """Copy out part of a leased block, for clients that cannot map the arena; empty at its
-        end."""
-        resident = self._block(session, lease_id, index)[1]
-        end = min(start_byte + size, resident.slot.length_bytes)
-        return bytes(self._replicas.host.view(resident.slot)[start_byte:end])
 
     def num_found(self, session: Session, lease_id: LeaseId) -> int:
         return len(self._live(session, lease_id).keys)
@@ -114,8 +172,9 @@ class Leases:
         A copy on disk is verified when it is next brought up.
         """
         blocks = dict(self._block(session, lease_id, index) for index in indices)
-        keys = list(blocks)
-        self._replicas.host.acquire(keys)
+        residents = self._replicas.host.hold(list(blocks))
+        # Those that were dropped already are held by the lease alone.
+        keys = [key for key, r in zip(blocks, residents, strict=True) if r is not None]
         try:
             loop = asyncio.get_running_loop()
             bad = await loop.run_in_executor(self._executor, self._bad_blocks, blocks)
@@ -134,36 +193,52 @@ class Leases:
         ]
 
     async def _bring_up(
-        self, keys: Sequence[BlockKey], residents: list[Resident | None], wait_s: float
+        self,
+        keys: Sequence[BlockKey],
+        residents: list[Resident | None],
+        wait_s: float,
+        *,
+        local: bool,
     ) -> list[TierKind | MissReason]:
-        """Fill the holes in `residents` from disk. Returns the tier of, or reason for, each key."""
+        """Fill the holes in `residents`. Returns the tier of, or reason for, each key."""
         tiers: list[TierKind | MissReason] = [TierKind.HOST] * len(keys)
         holes = [i for i, resident in enumerate(residents) if resident is None]
-        on_disk = [i for i in holes if self._can_promote(keys[i])]
-        for i in holes:
-            tiers[i] = self._replicas.why_absent(keys[i])
-        if not on_disk:
+        if not holes:
             return tiers
-        assert self._promoter is not None
-        claims = self._promoter.claim(keys[i] for i in on_disk)
-        try:
-            ends = await self._promoter.wait(claims, wait_s)
-            for i in on_disk:
-                miss = ends[keys[i]]
-                if miss is None:
-                    (residents[i],) = self._replicas.host.acquire([keys[i]])
-                    miss = None if residents[i] else MissReason.CORRUPT  # reported meanwhile
-                tiers[i] = TierKind.DISK if miss is None else miss
-        finally:
-            self._promoter.unclaim(claims)
+        wanted = [keys[i] for i in holes]
+        async with self._incoming.brought(wanted, wait_s, local=local) as ends:
+            misses = {i: end for i in holes if isinstance(end := ends.get(keys[i]), MissReason)}
+            rest = [i for i in holes if i not in misses]
+            acquired = self._replicas.host.acquire([keys[i] for i in rest])
+            for i, resident in zip(rest, acquired, strict=True):
+                residents[i] = resident
+                tiers[i] = self._after_wait(keys[i], resident, ends.get(keys[i]))
+            for i, miss in misses.items():
+                tiers[i] = miss
         return tiers
 
-    def _can_promote(self, key: BlockKey) -> bool:
-        if self._promoter is None:
-            return False
-        if self._replicas.host.pending(key):
-            return self._promoter.running(key)
-        return self._replicas.on_disk(key)
+    def _after_wait(
+        self, key: BlockKey, resident: Resident | None, came_from: TierKind | MissReason | None
+    ) -> TierKind | MissReason:
+        """What came may be gone again, reported as bad; and what no source had may have been
+        written meanwhile."""
+        if resident is None:
+            return self._replicas.why_absent(key)
+        return came_from or TierKind.HOST
+
+    def _lending(self, lease: Lease) -> Lending:
+        host, residents = self._replicas.host, lease.residents
+
+        def view(index: int) -> memoryview:
+            lease.check_committed(index)
+            return host.view(residents[index].slot)
+
+        return Lending(
+            len(residents),
+            view,
+            lambda: lease.expires_at > self._clock(),
+            lambda: lease.give_back(host),
+        )
 
     def _block(self, session: Session, lease_id: LeaseId, index: int) -> tuple[BlockKey, Resident]:
         lease = self._live(session, lease_id)
@@ -171,6 +246,7 @@ class Leases:
             raise InvalidArgumentError(
                 f"indices: {index} is none of the {len(lease.keys)} blocks found by the lease"
             )
+        lease.check_committed(index)
         return lease.keys[index], lease.residents[index]
 
     def _live(self, session: Session, lease_id: LeaseId) -> Lease:

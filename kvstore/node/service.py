@@ -6,14 +6,27 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import cast
 
-from kvstore.core.errors import InvalidArgumentError
-from kvstore.core.ids import LeaseId, ReservationId, SessionId
+from kvstore.core.errors import InvalidArgumentError, PermissionDeniedError, UnavailableError
+from kvstore.core.ids import BLOCK_HASH_BYTES, BlockKeys, LeaseId, ReservationId, SessionId
 from kvstore.core.ports import Clock
+from kvstore.directory.base import NodeRecord
+from kvstore.directory.records import to_wire
 from kvstore.node import validation
+from kvstore.node.keeping_service import KeepingService
 from kvstore.node.manager import BlockManager
-from kvstore.tiers.base import MissReason, TierKind, TierStatistics
+from kvstore.node.messages import (
+    everywhere_message,
+    miss_counts,
+    peer_message,
+    pending_flags,
+    tenant_message,
+    tier_message,
+)
+from kvstore.node.tenants import check_peer, check_tenant
+from kvstore.tiers.base import MissReason, TierKind
 from kvstore.transports.base import Handler
 from kvstore.transports.process import ProcessIdentity
+from kvstore.transports.security.caller import authorize_session, authorize_tenant
 from kvstore.wire.v1 import block_pb2, node_pb2
 
 READ_PIECE_BYTES = 1 << 20
@@ -49,6 +62,12 @@ class NodeService:
         self._started_s = clock()
         self.grpc_port = 0
         """Known once the gRPC server listens."""
+        self.bulk_port = 0
+        """Known once the ZeroMQ server of bulk bytes listens."""
+        self.local_endpoint = ""
+        """Known once the Unix socket listens."""
+        self.record: NodeRecord | None = None
+        """Known once all servers listen."""
 
     def handlers(self) -> dict[str, Handler]:
         """The unary methods. `write` and `read` are streams, which gRPC alone serves."""
@@ -57,25 +76,29 @@ class NodeService:
             "KeepAlive": self._keep_alive,
             "CloseSession": self._close_session,
             "Match": self._match,
+            "Prefetch": self._prefetch,
+            "Describe": self._describe,
             "Reserve": self._reserve,
             "Commit": self._commit,
             "Abort": self._abort,
             "Acquire": self._acquire,
             "Release": self._release,
             "Report": self._report,
+            "Confirm": self._confirm,
             "Statistics": self._statistics,
         }
-        return {name: cast(Handler, method) for name, method in methods.items()}
+        unary = {name: cast(Handler, method) for name, method in methods.items()}
+        return unary | KeepingService(self._manager).handlers()
 
     async def write(self, requests: AsyncIterator[node_pb2.WriteRequest]) -> node_pb2.WriteResponse:
         bytes_written = 0
         async for request in requests:
-            self._manager.write(
-                SessionId(request.session_id),
-                ReservationId(request.reservation_id),
+            self._manager.bulk.land(
+                request.session_id,
+                request.reservation_id,
                 request.index,
                 request.start_byte,
-                request.data,
+                memoryview(request.data),
             )
             bytes_written += len(request.data)
         return node_pb2.WriteResponse(bytes_written=bytes_written)
@@ -85,12 +108,19 @@ class NodeService:
         session_id, lease_id = SessionId(request.session_id), LeaseId(request.lease_id)
         num_found = self._manager.num_found(session_id, lease_id)
         for index in request.indices or range(num_found):
-            start_byte = 0
-            while data := self._manager.read(
-                session_id, lease_id, index, start_byte, READ_PIECE_BYTES
-            ):
+            start_byte, data = 0, self._read_piece(request, index, 0)
+            while data:
                 yield node_pb2.ReadResponse(index=index, start_byte=start_byte, data=data)
                 start_byte += len(data)
+                data = self._read_piece(request, index, start_byte)
+
+    def _read_piece(self, request: node_pb2.ReadRequest, index: int, start_byte: int) -> bytes:
+        """Empty at the end of the block. Lent for each piece anew: a slow reader holds nothing."""
+        loan = self._manager.bulk.lend(request.session_id, request.lease_id, [index])
+        try:
+            return bytes(loan.views[0][start_byte : start_byte + READ_PIECE_BYTES])
+        finally:
+            loan.give_back()
 
     async def _open_session(
         self, request: node_pb2.OpenSessionRequest
@@ -100,6 +130,8 @@ class NodeService:
             validation.check_name("client_name", request.client_name),
             process,
             validation.check_layouts(request.layouts, self._facts.max_block_bytes),
+            tenant=_tenant(request),
+            peer=request.peer,
         )
         return node_pb2.OpenSessionResponse(
             session_id=session.id,
@@ -109,6 +141,8 @@ class NodeService:
             arena_bytes=self._facts.arena_bytes,
             lease_ttl_ms=self._facts.lease_ttl_ms,
             grpc_port=self.grpc_port,
+            bulk_port=self.bulk_port,
+            local_endpoint=self.local_endpoint if process else "",
         )
 
     async def _keep_alive(self, request: node_pb2.KeepAliveRequest) -> node_pb2.KeepAliveResponse:
@@ -122,15 +156,36 @@ class NodeService:
         return node_pb2.CloseSessionResponse()
 
     async def _match(self, request: node_pb2.MatchRequest) -> node_pb2.MatchResponse:
-        tiers = self._manager.match(validation.check_keys(request.keys))
+        keys = self._keys(request.session_id, request.keys)
+        if request.remote:
+            return everywhere_message(await self._manager.match_everywhere(keys))
+        tiers = self._manager.match(keys)
         return node_pb2.MatchResponse(num_matched=len(tiers), tiers=bytes(tiers))
+
+    async def _prefetch(self, request: node_pb2.PrefetchRequest) -> node_pb2.PrefetchResponse:
+        prefetched = await self._manager.prefetch(
+            SessionId(request.session_id),
+            self._keys(request.session_id, request.keys),
+            local=request.local,
+        )
+        return node_pb2.PrefetchResponse(
+            num_resident=prefetched.num_resident, num_started=prefetched.num_started
+        )
+
+    async def _describe(self, request: node_pb2.DescribeRequest) -> node_pb2.DescribeResponse:
+        if self.record is None:
+            raise UnavailableError("the node is starting, or embedded; ask a node that serves")
+        return node_pb2.DescribeResponse(node=to_wire(self.record))
 
     async def _reserve(self, request: node_pb2.ReserveRequest) -> node_pb2.ReserveResponse:
         reservation, outcomes = self._manager.reserve(
             SessionId(request.session_id),
-            validation.check_keys(request.keys),
+            self._keys(request.session_id, request.keys),
             validation.check_block_bytes(request.block_bytes, self._facts.max_block_bytes),
             ReservationId(request.reservation_id),
+            validation.check_retention(
+                request.retention, len(request.keys.block_hashes) // BLOCK_HASH_BYTES
+            ),
         )
         return node_pb2.ReserveResponse(
             reservation_id=reservation.id,
@@ -154,8 +209,10 @@ class NodeService:
     async def _acquire(self, request: node_pb2.AcquireRequest) -> node_pb2.AcquireResponse:
         acquired = await self._manager.acquire(
             SessionId(request.session_id),
-            validation.check_keys(request.keys),
+            self._keys(request.session_id, request.keys),
             validation.check_wait_s(request.wait_ms),
+            local=request.local,
+            streaming=request.streaming,
         )
         slots = [resident.slot for resident in acquired.lease.residents]
         return node_pb2.AcquireResponse(
@@ -169,6 +226,22 @@ class NodeService:
             generations=[slot.generation for slot in slots],
             lengths_bytes=[slot.length_bytes for slot in slots],
             checksums=[resident.checksum for resident in acquired.lease.residents],
+            pending=pending_flags(acquired.lease),
+        )
+
+    async def _confirm(self, request: node_pb2.ConfirmRequest) -> node_pb2.ConfirmResponse:
+        confirmed = await self._manager.confirm(
+            SessionId(request.session_id),
+            LeaseId(request.lease_id),
+            validation.check_wait_s(request.wait_ms),
+        )
+        residents, misses = confirmed.lease.residents, confirmed.misses
+        return node_pb2.ConfirmResponse(
+            miss_reasons=bytes(misses.get(index, 0) for index in range(len(residents))),
+            checksums=[
+                0 if index in misses else resident.checksum
+                for index, resident in enumerate(residents)
+            ],
         )
 
     async def _release(self, request: node_pb2.ReleaseRequest) -> node_pb2.ReleaseResponse:
@@ -191,18 +264,32 @@ class NodeService:
             node_id=self._facts.node_id,
             boot_id=self._facts.boot_id,
             uptime_s=self._clock() - self._started_s,
-            tiers=[_tier_message(tier) for tier in statistics.tiers],
-            misses=[
-                node_pb2.MissCount(reason=block_pb2.MissReason.Name(reason), blocks=blocks)
-                for reason, blocks in sorted(statistics.misses.items())
-            ],
+            tiers=map(tier_message, statistics.tiers),
+            misses=miss_counts(statistics.misses),
             sessions=statistics.sessions,
             leases=statistics.leases,
             reservations=statistics.reservations,
             last_event_sequence=self._last_event_sequence(),
             write_through_skipped=statistics.write_through_skipped,
             orphaned_blocks=statistics.orphaned_blocks,
+            tenants=map(tenant_message, statistics.tenants),
+            pinned_bytes=statistics.pinned_bytes,
+            peers=map(peer_message, statistics.peers),
+            replica_bytes=statistics.replica_bytes,
         )
+
+    def _keys(self, session_id: int, keys: block_pb2.BlockKeys) -> BlockKeys:
+        """The keys of a call as this node knows them, with the session's tenant folded in."""
+        if not session_id and authorize_tenant(""):
+            raise PermissionDeniedError(
+                "without a session only the default tenant's blocks can be asked for; open one"
+            )
+        return self._manager.fold(SessionId(session_id), validation.check_keys(keys))
+
+
+def _tenant(request: node_pb2.OpenSessionRequest) -> str:
+    check_peer(check_tenant("tenant", request.tenant), peer=request.peer)
+    return check_tenant("tenant", authorize_session(request.tenant, peer=request.peer))
 
 
 def _visible_process(request: node_pb2.OpenSessionRequest) -> ProcessIdentity | None:
@@ -217,16 +304,3 @@ def _visible_process(request: node_pb2.OpenSessionRequest) -> ProcessIdentity | 
         raise InvalidArgumentError(f"pid must be a process id, got {request.pid}")
     process = ProcessIdentity(request.pid, request.process_start)
     return process if process.can_run() else None
-
-
-def _tier_message(tier: TierStatistics) -> node_pb2.TierStatistics:
-    return node_pb2.TierStatistics(
-        tier=block_pb2.Tier.Name(tier.kind),
-        capacity_bytes=tier.capacity_bytes,
-        used_bytes=tier.used_bytes,
-        blocks=tier.blocks,
-        hits=tier.hits,
-        evictions=tier.evictions,
-        corruptions=tier.corruptions,
-        errors=tier.errors,
-    )

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kvstore.core.errors import ResourceExhaustedError, SessionExpiredError
+from kvstore.core.errors import (
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    SessionExpiredError,
+)
 from kvstore.core.ids import BlockKey, LayoutFingerprint, LeaseId, ReservationId, SessionId
 from kvstore.core.ports import Clock
-from kvstore.tiers.base import Resident, Slot
+from kvstore.node.retention import RetentionRange
+from kvstore.node.tenants import DEFAULT_TENANT
+from kvstore.tiers.base import AddressableTier, Resident, Slot
 from kvstore.transports.process import ProcessIdentity
 
 MAX_SESSIONS = 4_096
@@ -27,19 +33,47 @@ class Reservation:
     block_bytes: int
     expires_at: float
     left: set[int]
+    retention: Mapping[BlockKey, RetentionRange] = field(default_factory=dict)
+    """What was asked of its blocks; takes effect when they are committed."""
 
     def keys_left(self) -> list[BlockKey]:
         return [self.keys[index] for index in sorted(self.left)]
 
+    def slots_left(self) -> list[Slot]:
+        return [self.slots[index] for index in sorted(self.left)]
 
-@dataclass(frozen=True)
+
+@dataclass(eq=False)
 class Lease:
-    """References on resident blocks, for one session to read."""
+    """References on resident blocks, and on such as are being written, for one session to read."""
 
     id: LeaseId
     keys: Sequence[BlockKey]
-    residents: Sequence[Resident]
+    residents: list[Resident]
     expires_at: float
+    pending: dict[int, Slot] = field(default_factory=dict)
+    """By index: blocks that are not committed yet. What `residents` says of them does not count."""
+    failed: dict[int, Slot] = field(default_factory=dict)
+    """Blocks that were pending and never will be committed."""
+
+    def keys_committed(self) -> Sequence[BlockKey]:
+        if not self.pending and not self.failed:
+            return self.keys
+        unsettled = self.pending | self.failed
+        return [key for index, key in enumerate(self.keys) if index not in unsettled]
+
+    def give_back(self, host: AddressableTier) -> None:
+        """Once, by the last user of the lease, on any thread."""
+        host.release(self.keys_committed())
+        if unsettled := self.pending | self.failed:
+            host.release_slots(unsettled.values())
+
+    def check_committed(self, index: int) -> None:
+        if index in self.pending or index in self.failed:
+            raise InvalidArgumentError(
+                f"indices: block {index} of the lease was not committed when it was found; "
+                "call Confirm, and leave out what it answers a miss for"
+            )
 
 
 @dataclass
@@ -49,8 +83,12 @@ class Session:
     id: SessionId
     client_name: str
     process: ProcessIdentity | None
+    tenant: str
+    peer: bool
+    """Another node, which reads the blocks of every tenant by their folded keys."""
     layouts: dict[LayoutFingerprint, int]
-    """Bytes of a block, for each layout that the client said it would write."""
+    """Bytes of a block, for each layout that the client said it would write (tenant folded
+    in)."""
     expires_at: float
     reservations: dict[ReservationId, Reservation] = field(default_factory=dict)
     leases: dict[LeaseId, Lease] = field(default_factory=dict)
@@ -70,10 +108,14 @@ class Sessions:
         client_name: str,
         process: ProcessIdentity | None,
         layouts: dict[LayoutFingerprint, int],
+        *,
+        tenant: str = DEFAULT_TENANT,
+        peer: bool = False,
     ) -> Session:
         if len(self._sessions) >= MAX_SESSIONS:
             raise ResourceExhaustedError(f"{MAX_SESSIONS} sessions are open; close some")
-        session = Session(_new_id(), client_name, process, layouts, self._clock() + self._ttl_s)
+        expires_at = self._clock() + self._ttl_s
+        session = Session(_new_id(), client_name, process, tenant, peer, layouts, expires_at)
         self._sessions[session.id] = session
         return session
 

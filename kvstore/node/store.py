@@ -8,18 +8,25 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from kvstore.core.errors import ConfigurationError
-from kvstore.core.ids import BlockKeys
+from kvstore.core.errors import ConfigurationError, InvalidArgumentError
+from kvstore.core.ids import BlockKeys, NodeId
 from kvstore.core.ports import Clock
+from kvstore.directory.base import ClusterView
+from kvstore.directory.null import NullView
 from kvstore.events.base import EventSink
 from kvstore.eviction.registry import POLICIES
 from kvstore.node.config import NodeConfig
+from kvstore.node.host_id import this_host
 from kvstore.node.manager import BlockManager
+from kvstore.node.pull.peer import PullerIdentity
+from kvstore.node.pull.replication import ReplicationConfig
 from kvstore.node.service import NodeFacts, NodeService
-from kvstore.tiers.base import Tier, TierKind
+from kvstore.node.tenants import ANY_TENANT, check_tenant
+from kvstore.tiers.base import TierKind
 from kvstore.tiers.disk.tier import DiskTier
 from kvstore.tiers.host.arena import Arena
 from kvstore.tiers.host.tier import HostTier
+from kvstore.transports.security.keys import load_client_keys
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,6 +40,8 @@ DISK_THREADS = 4
 class LocalStore:
     """Builds and runs the store of one node on the running event loop.
 
+    `view` knows the other nodes, and its owner starts and stops it; without one there are none.
+
     Construct (opens files and may read the disk's index: call it off the loop) → `start` → `stop`.
     Raises ConfigurationError at construction, with nothing left behind.
     """
@@ -43,6 +52,7 @@ class LocalStore:
         sink: EventSink,
         boot_id: int,
         *,
+        view: ClusterView | None = None,
         clock: Clock = time.monotonic,
         last_event_sequence: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -56,8 +66,17 @@ class LocalStore:
                 self._disk.close()
             raise
         self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="kvstore-disk")
-        ttl_s = config.lease_ttl_ms / 1000
-        self.manager = BlockManager(self._host, self._disk, sink, self._executor, clock, ttl_s)
+        self.manager = BlockManager(
+            self._host,
+            self._disk,
+            sink,
+            self._executor,
+            clock,
+            config,
+            _replication(config, view or NullView()),
+        )
+        if self._disk is not None:
+            self.manager.learn_layout = self._disk.learn_layout
         self.facts = NodeFacts(
             node_id=config.node_id,
             boot_id=boot_id,
@@ -113,8 +132,30 @@ def _check(config: NodeConfig) -> None:
             f"low_watermark {config.low_watermark} must not exceed high_watermark "
             f"{config.high_watermark}"
         )
+    for tenant, quota_bytes in config.quotas.items():
+        try:
+            check_tenant("quotas", "" if tenant == ANY_TENANT else tenant)
+        except InvalidArgumentError as error:
+            raise ConfigurationError(f"{error}; `{ANY_TENANT}` = all others") from error
+        if quota_bytes <= 0:
+            raise ConfigurationError(
+                f"quotas: {tenant!r} must have at least one byte; leave it out for no bound"
+            )
     if config.disk and config.disk_path is None:
         raise ConfigurationError("disk needs disk_path, the folder to keep its blocks in")
+
+
+def _replication(config: NodeConfig, view: ClusterView) -> ReplicationConfig:
+    return ReplicationConfig(
+        view=view,
+        own=PullerIdentity(
+            NodeId(config.node_id),
+            this_host(),
+            load_client_keys(config.credentials, "node.credentials"),
+        ),
+        replica_share=config.replica_share,
+        hedge_s=config.hedge_ms / 1000,
+    )
 
 
 def _open_host(config: NodeConfig, clock: Clock) -> HostTier:
@@ -123,11 +164,18 @@ def _open_host(config: NodeConfig, clock: Clock) -> HostTier:
         POLICIES[config.eviction](clock),
         high_watermark=config.high_watermark,
         low_watermark=config.low_watermark,
+        clock=clock,
     )
 
 
-def _open_disk(config: NodeConfig) -> Tier | None:
+def _open_disk(config: NodeConfig) -> DiskTier | None:
     if not config.disk:
         return None
     assert config.disk_path is not None
-    return DiskTier(config.disk_path, config.disk)
+    if config.disk_codec != "raw":
+        _LOG.warning(
+            "disk_codec is %s: blocks that come back from disk are not exactly those that were "
+            "stored, and text generated from them may differ",
+            config.disk_codec,
+        )
+    return DiskTier(config.disk_path, config.disk, codec=config.disk_codec)

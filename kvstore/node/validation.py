@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from kvstore.core.errors import InvalidArgumentError
 from kvstore.core.ids import (
@@ -13,6 +14,7 @@ from kvstore.core.ids import (
     unpack_hashes,
 )
 from kvstore.core.layout import KVLayout
+from kvstore.node.retention import RetentionRange
 from kvstore.node.writing import CommittedBlock
 from kvstore.wire.v1 import block_pb2, node_pb2
 
@@ -21,6 +23,10 @@ MAX_KEYS = 65_536
 MAX_LAYOUTS = 256
 MAX_NAME_CHARACTERS = 256
 MAX_WAIT_MS = 600_000
+MAX_DURATION_MS = 10 * 365 * 24 * 3_600_000
+"""Of pins and retention. Ten years: what is longer is a mistake, or means for ever."""
+MAX_RANGES = 1_024
+MAX_PRIORITY = 100
 
 
 def check_keys(keys: block_pb2.BlockKeys) -> BlockKeys:
@@ -55,6 +61,8 @@ def _check_layout(layout: block_pb2.KVLayout, max_block_bytes: int) -> KVLayout:
         head_dim=layout.head_dim,
         block_size_tokens=layout.block_size_tokens,
         dtype=layout.dtype,
+        first_kv_head=layout.first_kv_head,
+        total_kv_heads=layout.total_kv_heads or None,
     )
     if checked.block_bytes > max_block_bytes:
         raise InvalidArgumentError(
@@ -70,6 +78,41 @@ def check_name(field: str, name: str) -> str:
             f"{field} must have 1 to {MAX_NAME_CHARACTERS} characters, got {len(name)}"
         )
     return name
+
+
+def check_duration_s(field: str, duration_ms: int) -> float | None:
+    """None = without an end, which is 0 on the wire."""
+    if duration_ms > MAX_DURATION_MS:
+        raise InvalidArgumentError(
+            f"{field} must be at most {MAX_DURATION_MS} (ten years), got {duration_ms}; "
+            "0 = without an end"
+        )
+    return duration_ms / 1000 if duration_ms else None
+
+
+def check_retention(ranges: Sequence[node_pb2.Retention], num_keys: int) -> list[RetentionRange]:
+    check_count("retention", len(ranges), MAX_RANGES)
+    checked = sorted((_check_range(part, num_keys) for part in ranges), key=lambda part: part.first)
+    for part, following in pairwise(checked):
+        if following.first < part.last:
+            raise InvalidArgumentError(
+                f"retention: the ranges [{part.first}, {part.last}) and "
+                f"[{following.first}, {following.last}) overlap; say one thing of each key"
+            )
+    return checked
+
+
+def _check_range(part: node_pb2.Retention, num_keys: int) -> RetentionRange:
+    if not part.first < part.last <= num_keys:
+        raise InvalidArgumentError(
+            f"retention: [{part.first}, {part.last}) is no range of the {num_keys} keys of the call"
+        )
+    if part.priority > MAX_PRIORITY:
+        raise InvalidArgumentError(
+            f"retention: priority must lie in 0..{MAX_PRIORITY}, got {part.priority}"
+        )
+    duration_s = check_duration_s("retention: duration_ms", part.duration_ms)
+    return RetentionRange(part.first, part.last, part.priority, duration_s)
 
 
 def check_wait_s(wait_ms: int) -> float:

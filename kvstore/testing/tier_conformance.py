@@ -95,6 +95,7 @@ class TierConformance:
             assert reasons == [MissReason.NEVER_STORED, None, MissReason.NEVER_STORED]
             assert into[1] == here.data
             assert missing.key not in tier
+            assert tier.present([missing.key, here.key]) == [False, True]
             assert tier.info(missing.key) is None
 
     def test_empty_batches(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from kvstore.core.ids import BlockKey
+from kvstore.core.ids import BlockKey, LayoutFingerprint
 
 
 class TierKind(IntEnum):
@@ -92,6 +92,9 @@ class Tier(Protocol):
 
     def __contains__(self, key: BlockKey) -> bool: ...
 
+    def present(self, keys: Sequence[BlockKey]) -> list[bool]:
+        """Which of `keys` are in the tier, as `in` says it for one. No use, for eviction."""
+
     def inventory(self) -> list[BlockInfo]:
         """All blocks here, oldest first."""
 
@@ -119,13 +122,12 @@ class ReserveOutcome(IntEnum):
     OVER_QUOTA = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """Memory of one block inside the arena, for one life of that memory.
 
     The arena keeps a generation counter for each slot where readers can see it, and raises it
     *before* the memory gets another use: whoever finds the generation unchanged after reading has
-    read the right bytes.
+    read the right bytes. A named tuple, as `Resident` is, for one is made with each acquire.
     """
 
     offset: int
@@ -142,8 +144,7 @@ class Reserved:
     """Blocks that left to make room."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resident:
+class Resident(NamedTuple):
     """A committed block in addressable memory."""
 
     slot: Slot
@@ -162,6 +163,10 @@ class AddressableTier(Tier, Protocol):
     block and none blocks on anything but a short lock.
     """
 
+    guard: Callable[[BlockKey], bool]
+    """Asked about each block that eviction is about to take: True = pass it over. Set it before
+    the tier is used. Called under the tier's lock: it is quick, and calls nothing of the tier."""
+
     def reserve(self, keys: Sequence[BlockKey], block_bytes: int) -> Reserved:
         """Slots for those keys that are neither resident nor pending, evicting unacquired blocks if
         need be."""
@@ -176,8 +181,36 @@ class AddressableTier(Tier, Protocol):
 
     def pending(self, key: BlockKey) -> bool: ...
 
+    def set_aside(self, keys: Iterable[BlockKey]) -> list[Slot]:
+        """As `abort`, where the writer may still write: its slots get a new generation and their
+        keys are free, but the memory gets no other use before `release_slots`."""
+
+    def acquire_pending(self, keys: Iterable[BlockKey]) -> list[Slot | None]:
+        """Take a reference on each pending block (None otherwise), to read it while it is written.
+
+        It is given back with `release_slots` whatever becomes of the block. Until then its memory
+        gets no other use, even if the writer aborts: then only its generation rises.
+        """
+
+    def release_slots(self, slots: Iterable[Slot]) -> None:
+        """Give back what `set_aside` and `acquire_pending` took."""
+
+    def streamed(self, slots: Iterable[Slot]) -> list[Resident | MissReason]:
+        """What became of referenced slots: the block once it is committed, PENDING before, FAILED
+        if it never will be."""
+
+    def bytes_needed(self, block_bytes: int) -> int:
+        """What a block of that length would add to `used_bytes`. Raises InvalidArgumentError for
+        one that never fits."""
+
+    def slot_bytes(self, slot: Slot) -> int:
+        """Bytes that a referenced slot takes up, in the same count as `used_bytes`."""
+
     def acquire(self, keys: Sequence[BlockKey]) -> list[Resident | None]:
         """Take a reference on each resident block (None otherwise); notes the use for eviction."""
+
+    def hold(self, keys: Sequence[BlockKey]) -> list[Resident | None]:
+        """As `acquire`, for housekeeping: it is no use, for eviction."""
 
     def release(self, keys: Iterable[BlockKey]) -> None:
         """Give the references back."""
@@ -187,3 +220,32 @@ class AddressableTier(Tier, Protocol):
 
     def evict_to_low_watermark(self) -> list[BlockKey]:
         """If use is above the high watermark, evict down to the low one; returns what left."""
+
+    def evict(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
+        """Evict those of `keys` that are here and that nobody uses or guards; returns them."""
+
+    def touch(self, keys: Sequence[BlockKey]) -> None:
+        """Note a use of a chain for eviction. It may contain keys that are not here."""
+
+    def retain(
+        self, keys: Sequence[BlockKey], priority: int, duration_s: float | None
+    ) -> list[BlockKey]:
+        """Give resident blocks a retention priority 0-100 (35 where nothing was said), for a time
+        or, with None, until they are evicted; returns those that are here. Lower goes first.
+
+        `keys` are consecutive blocks of a chain. A head never goes before its tail: it has at least
+        the priority of what follows it, as soon as the two come in one `retain`, `reserve`,
+        `acquire` or `touch`. So after retaining the middle of a chain, `touch` the whole chain.
+        Raises InvalidArgumentError naming the argument that is out of range.
+        """
+
+    def bytes_of(self, layout: LayoutFingerprint) -> int:
+        """Bytes of the slots of a layout's blocks, pending ones included, in the same count as
+        `used_bytes`. O(1)."""
+
+    def evict_within(
+        self, layouts: Collection[LayoutFingerprint], needed_bytes: int
+    ) -> list[BlockKey]:
+        """Evict blocks of those layouts, in the policy's order, until that many bytes are freed or
+        none is left that may go; returns what left. Costs O(blocks passed over): free a batch's
+        worth at once."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
@@ -58,6 +58,9 @@ class BulkWrite:
     data: memoryview
 
 
+BulkTransport = Literal["zmq", "grpc"]
+
+
 class BulkChannel(Protocol):
     """Moves bytes of leased and reserved blocks where the arena cannot be mapped: between hosts.
 
@@ -65,6 +68,8 @@ class BulkChannel(Protocol):
     the bound reached waits, within its deadline. Frames go from and into the caller's memory with
     no copy in between but the transport's own. The suite is `kvstore.testing.bulk_conformance`.
     """
+
+    transport: BulkTransport
 
     async def read(
         self, session_id: int, lease_id: int, blocks: Sequence[BulkRead], *, deadline_s: float
@@ -87,6 +92,31 @@ class BulkChannel(Protocol):
         DeadlineExceededError, UnavailableError, or what the node answered."""
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """Leased blocks lent out for sending. Their memory is not reused before `give_back`, even if
+    the lease ends meanwhile."""
+
+    views: Sequence[memoryview]
+    give_back: Callable[[], None]
+    """Once, from any thread."""
+
+
+class BulkStore(Protocol):
+    """Where a server of bulk bytes gets them from, and where it puts them. Any thread may call; no
+    call waits for the node's event loop, only for the copy of one piece."""
+
+    def lend(self, session_id: int, lease_id: int, indices: Sequence[int]) -> Loan:
+        """Blocks of a live lease. Raises LeaseExpiredError, InvalidArgumentError."""
+
+    def land(
+        self, session_id: int, reservation_id: int, index: int, start_byte: int, data: memoryview
+    ) -> None:
+        """Copy a piece into a block of a live reservation. Pieces of one block come in order; one
+        that starts at 0 begins the block anew. Raises ReservationExpiredError,
+        InvalidArgumentError; then nothing was written."""
 
 
 class Server(Protocol):

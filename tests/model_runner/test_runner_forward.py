@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from kvstore.core.ids import RequestId
 from model_runner.config import WorkerConfig
 from model_runner.runner import ForwardChunk, ModelRunner
-from model_runner.sampling import InvalidLogitsError, sample
-from model_runner.types import SamplingParams
+from model_runner.sampling.sampler import InvalidLogitsError, SampledToken, sample
+from model_runner.types import Request, SamplingParams
 
 BLOCK = 16
 PROMPT = [(7 * i) % 200 + 5 for i in range(40)]
@@ -41,8 +42,9 @@ def test_a_sequence_with_nan_fails_alone(runner: ModelRunner) -> None:
     runner.cache.tensor[4] = math.nan
     step = [ForwardChunk([9], 40, healthy), ForwardChunk([9], 40, sick)]
     logits = runner.forward(step)
-    tokens = sample(logits, [SamplingParams()] * 2, [41, 41])
-    assert tokens[0] == int(runner.forward(step[:1]).argmax())
+    requests = [Request(RequestId(name), [*PROMPT, 9], 40, SamplingParams()) for name in "ab"]
+    tokens = sample(logits, requests, frozenset())
+    assert tokens[0] == SampledToken(int(runner.forward(step[:1]).argmax()))
     assert isinstance(tokens[1], InvalidLogitsError)
 
 

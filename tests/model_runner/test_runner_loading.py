@@ -21,17 +21,17 @@ from transformers import (
     T5Config,
 )
 
+from kvstore.client.huggingface.architecture import architecture
+from kvstore.client.huggingface.checkpoint import weights_digest
 from kvstore.core.errors import ConfigurationError
 from kvstore.core.ids import BlockHash
 from model_runner import loading
 from model_runner.config import WorkerConfig
 from model_runner.loading import (
-    architecture,
     load_config,
     load_tokenizer,
     no_progress_bar,
     resolve_folder,
-    weights_digest,
 )
 from model_runner.runner import ModelRunner
 

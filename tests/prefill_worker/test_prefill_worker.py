@@ -18,6 +18,7 @@ from model_runner.wire.v1.generation_pb2 import (
     GenerateChunk,
     GenerateRequest,
     SamplingParams,
+    TokenSequence,
 )
 from prefill_worker.wire.v1.prefill_pb2_grpc import PrefillServiceStub
 from prefill_worker.worker import PrefillWorker
@@ -102,6 +103,78 @@ async def test_prefill_worker_sampling_goes_on_at_the_decode_worker(
     handed = message(sampling=sampling, output_token_ids=token.token_ids)
     rest = tokens_of(await decode(second, handed))
     assert [*token.token_ids, *rest] == alone
+
+
+EVERYTHING: dict[str, Any] = {
+    "temperature": 1.4,
+    "top_p": 0.95,
+    "top_k": 80,
+    "min_p": 0.001,
+    "seed": 7,
+    "max_tokens": 16,
+    "repetition_penalty": 1.2,
+    "presence_penalty": 0.4,
+    "frequency_penalty": 0.3,
+    "logit_bias": {40: 2.0, 41: -3.0},
+    "bad_words": [TokenSequence(token_ids=[50]), TokenSequence(token_ids=[40, 40])],
+    "min_tokens": 12,
+    "stop_token_ids": [1, 2, 3],
+    "logprobs": 2,
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("temperature", [0.0, 1.4])
+async def test_prefill_worker_hands_off_all_that_sampling_needs(
+    node: Node, start_worker: Any, seed: int, temperature: float
+) -> None:
+    """One worker alone and the two together: the same tokens, the same log probabilities."""
+    sampling = EVERYTHING | {"seed": seed, "temperature": temperature}
+    first = await start_worker(PrefillWorker, node=node.zmq_endpoint, worker_id="p")
+    second = await start_worker(DecodeWorker, node=node.zmq_endpoint, worker_id="d")
+    alone = await decode(second, message(sampling=sampling, bypass_cache=True))
+    token, published = await prefill(first, message(sampling=sampling))
+    assert published.published
+    handed = message(sampling=sampling, output_token_ids=token.token_ids)
+    rest = await decode(second, handed)
+    assert rest[0].hit_tokens.host == 16
+    assert [*token.token_ids, *tokens_of(rest)] == tokens_of(alone)
+    split = [one for chunk in (token, *rest) for one in chunk.logprobs]
+    whole = [one for chunk in alone for one in chunk.logprobs]
+    assert len(split) == len(tokens_of(alone)) >= 12
+    assert [list(one.top_token_ids) for one in split] == [list(o.top_token_ids) for o in whole]
+    assert [one.logprob for one in split] == pytest.approx([o.logprob for o in whole], abs=1e-4)
+
+
+async def test_prefill_worker_tells_a_prompts_logprobs_before_its_token(
+    node: Node, start_worker: Any
+) -> None:
+    worker = await start_worker(PrefillWorker, node=node.zmq_endpoint, max_batch_tokens=8)
+    await prefill(worker, message())
+    *told, token, published = await prefill(
+        worker, message(sampling={"prompt_logprobs": 1, "logprobs": 0})
+    )
+    assert sum(len(chunk.prompt_logprobs) for chunk in told) == len(PROMPT) - 1
+    assert len(told) == 3  # of 8, 8 and 2 tokens
+    assert len(token.logprobs) == 1
+    assert token.hit_tokens.device == 0
+    assert published.published
+
+
+async def test_prefill_worker_names_what_is_wrong_with_the_sampling(start_worker: Any) -> None:
+    worker = await start_worker(PrefillWorker)
+    for sampling, says in (
+        ({"min_tokens": 9}, "min_tokens must be from 0 to max_tokens (8)"),
+        ({"logit_bias": {400_000: 1.0}}, "logit_bias must be of tokens from 0 to"),
+        ({"bad_words": [TokenSequence()]}, "bad_words must be sequences of at least one token"),
+        ({"logprobs": 21}, "logprobs must be from 0 to 20"),
+        ({"min_p": 1.5}, "min_p must be from 0 (off) to 1"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty must be finite, above 0"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await prefill(worker, message(sampling=sampling))
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert says in (raised.value.details() or "")
 
 
 async def test_prefill_worker_publishes_again_what_the_store_has_lost(

@@ -90,6 +90,10 @@ class DeviceTier:
         with self._lock:
             return self._has(key)
 
+    def present(self, keys: Sequence[BlockKey]) -> list[bool]:
+        with self._lock:
+            return [self._has(key) for key in keys]
+
     def inventory(self) -> list[BlockInfo]:
         with self._lock:
             return [self._info(block_hash) for block_hash in self._pool.inventory()]

@@ -1,13 +1,13 @@
-"""Makes room on a full disk: removes the oldest segment, and carries forward what is in use."""
+"""Makes room on a full disk: gives up the oldest segment, and carries forward what is in use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from kvstore.core.ids import BlockKey
-from kvstore.tiers.base import Block, MissReason
+from kvstore.tiers.base import BlockInfo, MissReason
 from kvstore.tiers.disk.index import DiskIndex
-from kvstore.tiers.disk.log import Record, SegmentLog
+from kvstore.tiers.disk.log import Payload, Record, SegmentLog
 from kvstore.tiers.disk.reader import ReadJob, RecordReader
 from kvstore.tiers.disk.record import record_bytes
 from kvstore.tiers.memory import aligned_buffer, round_up
@@ -32,11 +32,12 @@ class Cleaner:
         self._reader = reader
 
     def clean_oldest(self, evicted: list[BlockKey]) -> None:
-        """Remove the oldest segment; what did not survive is added to `evicted`.
+        """Give up the oldest segment; what did not survive is added to `evicted`.
 
-        Raises OSError if the file cannot be removed.
+        Raises OSError if a file cannot be removed.
         """
         log = self._log
+        log.drop_spare()
         segment = log.segments[0]
         if segment is log.segments[-1]:
             log.seal()
@@ -50,6 +51,8 @@ class Cleaner:
 
     def _copy_forward(self, survivors: Records) -> None:
         """The copies are durable before the originals go."""
+        if not survivors:
+            return
         copies: Records = {}
         for part in _parts(survivors):
             copies |= self._copy(part)
@@ -57,26 +60,27 @@ class Cleaner:
         self._index.move(survivors, copies)
 
     def _copy(self, part: Records) -> Records:
-        blocks = self._read(part)
+        payloads = self._read(part)
         records: list[Record] = []
-        while len(records) < len(blocks):
-            records += self._log.append(blocks, len(records), self._log.capacity_bytes)
-        return {block.key: record for block, record in zip(blocks, records, strict=True)}
+        while len(records) < len(payloads):
+            records += self._log.append(payloads, len(records), self._log.capacity_bytes)
+        return {p.block.key: record for p, record in zip(payloads, records, strict=True)}
 
-    def _read(self, part: Records) -> list[Block]:
-        """Those that are whole. The others are counted, and evicted with their segment."""
-        memory = aligned_buffer(sum(round_up(record.length_bytes) for record in part.values()))
+    def _read(self, part: Records) -> list[Payload]:
+        """What is whole, as it is stored. The others are counted, and evicted with their
+        segment."""
+        memory = aligned_buffer(sum(round_up(_length(record)) for record in part.values()))
         jobs = []
         for key, record in part.items():
             record.segment.hold()
-            jobs.append(ReadJob(key, record, memory[: record.length_bytes]))
-            memory = memory[round_up(record.length_bytes) :]
+            jobs.append(ReadJob(key, record, memory[: _length(record)], as_stored=True))
+            memory = memory[round_up(_length(record)) :]
         results = self._reader.read(jobs)
         self._index.count(
             corruptions=results.count(MissReason.CORRUPT), errors=results.count(MissReason.FAILED)
         )
         return [
-            Block(job.key, job.into, job.record.checksum)
+            Payload(_info(job), job.into, job.record.encoded)
             for job, reason in zip(jobs, results, strict=True)
             if reason is None
         ]
@@ -86,7 +90,7 @@ def choose_survivors(live: Records, bytes_max: int) -> Records:
     """The blocks that were read since they were written, first ones first, as far as they fit."""
     chosen: Records = {}
     for key, record in live.items():
-        bytes_max -= record_bytes(record.length_bytes) if record.read else 0
+        bytes_max -= record_bytes(_length(record)) if record.read else 0
         if bytes_max < 0:
             break
         if record.read:
@@ -99,10 +103,18 @@ def _parts(records: Records) -> Iterator[Records]:
     part: Records = {}
     size = 0
     for key, record in records.items():
-        if part and size + record.length_bytes > _COPY_BYTES:
+        if part and size + _length(record) > _COPY_BYTES:
             yield part
             part, size = {}, 0
         part[key] = record
-        size += record.length_bytes
+        size += _length(record)
     if part:
         yield part
+
+
+def _length(record: Record) -> int:
+    return record.stored.length_bytes
+
+
+def _info(job: ReadJob) -> BlockInfo:
+    return BlockInfo(job.key, job.record.length_bytes, job.record.checksum)

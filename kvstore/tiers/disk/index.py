@@ -117,7 +117,8 @@ class DiskIndex:
 
     def inventory(self) -> list[BlockInfo]:
         with self._lock:
-            return [_info(key, record) for key, record in self._records.items()]
+            records = list(self._records.items())
+        return [_info(key, record) for key, record in records]
 
     def statistics(self, capacity_bytes: int, used_bytes: int) -> TierStatistics:
         with self._lock:
@@ -139,6 +140,10 @@ class DiskIndex:
     def __contains__(self, key: BlockKey) -> bool:
         with self._lock:
             return key in self._records
+
+    def present(self, keys: Sequence[BlockKey]) -> list[bool]:
+        with self._lock:
+            return list(map(self._records.__contains__, keys))
 
     def __len__(self) -> int:
         return len(self._records)

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from kvstore.codecs.frame import decode_block
 from kvstore.core.checksum import checksum
+from kvstore.core.errors import ProtocolError
 from kvstore.core.ids import BlockKey
 from kvstore.tiers.base import MissReason
 from kvstore.tiers.disk.log import Record
@@ -17,16 +19,17 @@ from kvstore.tiers.memory import ALIGNMENT, aligned_buffer, copy_bytes, is_align
 
 @dataclass(frozen=True, slots=True)
 class ReadJob:
-    """`record.segment` is held until the job is done; `into` has at least the block's length."""
+    """`record.segment` is held until the job is done; `into` has at least the length that comes."""
 
     key: BlockKey
     record: Record
     into: memoryview
+    as_stored: bool = False
+    """Read what lies on disk, not the block that it decodes to."""
 
 
 class _Scratch(threading.local):
-    """Aligned memory of one thread: header, and what cannot be read into place. Grows to the
-    longest block that needed it."""
+    """Aligned memory of one thread. Grows to the longest block that needed it."""
 
     def __init__(self) -> None:
         self._memory = aligned_buffer(2 * ALIGNMENT)
@@ -44,6 +47,7 @@ class RecordReader:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="kvstore-disk-read")
         self._scratch = _Scratch()
+        self._encoded = _Scratch()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -75,21 +79,27 @@ class RecordReader:
 
     def _read_one(self, job: ReadJob) -> MissReason | None:
         try:
-            whole = self._transfer(job)
+            whole = self._load(job)
         except OSError:
             return MissReason.FAILED
         finally:
             job.record.segment.let_go()
         return None if whole else MissReason.CORRUPT
 
-    def _transfer(self, job: ReadJob) -> bool:
+    def _load(self, job: ReadJob) -> bool:
+        stored = job.record.stored.length_bytes
+        if job.as_stored or job.record.encoded is None:
+            return self._transfer(job, job.into[:stored])
+        encoded = self._encoded.take(stored)
+        return self._transfer(job, encoded) and _decode(job, encoded)
+
+    def _transfer(self, job: ReadJob, into: memoryview) -> bool:
         """Whether header and payload are those of the block.
 
         One call reads both. The payload goes straight into place as far as alignment allows; the
         tail of its last unit, or all of it, comes through scratch memory.
         """
-        length = job.record.length_bytes
-        into = job.into[:length]
+        length = into.nbytes
         direct = length // ALIGNMENT * ALIGNMENT if is_aligned(into) else 0
         scratch = self._scratch.take(HEADER_BYTES + round_up(length - direct))
         header, rest = scratch[:HEADER_BYTES], scratch[HEADER_BYTES:]
@@ -101,7 +111,7 @@ class RecordReader:
             return False
         if direct < length:
             copy_bytes(into[direct:], rest[: length - direct])
-        return checksum(into) == job.record.checksum
+        return checksum(into) == job.record.stored.checksum
 
     def close(self) -> None:
         """Waits for jobs under way, as long as the medium takes. Idempotent."""
@@ -118,4 +128,15 @@ def _is_header_of(job: ReadJob, header: memoryview) -> bool:
         and found.key == job.key
         and found.length_bytes == job.record.length_bytes
         and found.checksum == job.record.checksum
+        and found.encoded == job.record.encoded
+        and found.segment_id == job.record.segment.id
     )
+
+
+def _decode(job: ReadJob, encoded: memoryview) -> bool:
+    into = job.into[: job.record.length_bytes]
+    try:
+        decode_block(encoded, into)
+    except ProtocolError:
+        return False
+    return checksum(into) == job.record.checksum

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kvstore.tiers.base import Block
 from kvstore.tiers.disk.io import BUFFERS_MAX
 from kvstore.tiers.disk.record import HEADER_BYTES, RecordHeader, record_bytes
 from kvstore.tiers.memory import ALIGNMENT, aligned_buffer, copy_bytes, is_aligned, round_up
@@ -18,7 +17,7 @@ class Staging:
 
         staged header │ payload, in place │ staged tail
 
-    Owned by one writer. The buffers of a run are valid until `clear`, and while the blocks are.
+    Owned by one writer. The buffers of a run are valid until `clear`, and while the payloads are.
     """
 
     def __init__(self, size_bytes: int) -> None:
@@ -33,11 +32,11 @@ class Staging:
         self.buffers = []
         self.run_bytes = 0
 
-    def add(self, block: Block, header: RecordHeader) -> bool:
+    def add(self, data: memoryview, header: RecordHeader) -> bool:
         """Append a record to the run; False if it has no room any more. An empty run takes any
         record."""
-        in_place = is_aligned(block.data)
-        staged = _staged_bytes(block.data.nbytes, in_place=in_place)
+        in_place = is_aligned(data)
+        staged = _staged_bytes(data.nbytes, in_place=in_place)
         if not self._has_room(staged):
             return False
         encoded = header.encode()
@@ -45,12 +44,12 @@ class Staging:
         unit[: len(encoded)] = encoded
         unit[len(encoded) :] = bytes(HEADER_BYTES - len(encoded))
         self.buffers.append(unit)
-        whole = block.data.nbytes // ALIGNMENT * ALIGNMENT if in_place else 0
+        whole = data.nbytes // ALIGNMENT * ALIGNMENT if in_place else 0
         if whole:
-            self.buffers.append(block.data[:whole])
-        if whole < block.data.nbytes:
-            self._stage(block.data[whole:])
-        self.run_bytes += record_bytes(block.data.nbytes)
+            self.buffers.append(data[:whole])
+        if whole < data.nbytes:
+            self._stage(data[whole:])
+        self.run_bytes += record_bytes(data.nbytes)
         return True
 
     def _has_room(self, staged: int) -> bool:

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kvstore.core.checksum import checksum
+from kvstore.codecs.base import CodecName
+from kvstore.codecs.registry import CODECS
 from kvstore.core.errors import ConfigurationError
-from kvstore.core.ids import BlockKey
+from kvstore.core.ids import BlockKey, LayoutFingerprint
+from kvstore.core.layout import KVLayout
 from kvstore.tiers.base import (
     Block,
     BlockInfo,
@@ -21,10 +23,11 @@ from kvstore.tiers.base import (
 from kvstore.tiers.disk.cleaner import Cleaner
 from kvstore.tiers.disk.index import DiskIndex
 from kvstore.tiers.disk.io import supports_direct
-from kvstore.tiers.disk.log import Record, SegmentLog
+from kvstore.tiers.disk.log import SegmentLog
+from kvstore.tiers.disk.preparing import Encoder, Preparer
 from kvstore.tiers.disk.reader import RecordReader
-from kvstore.tiers.disk.record import record_bytes
 from kvstore.tiers.disk.recovery import lock_folder, recover
+from kvstore.tiers.disk.writer import Writer
 from kvstore.tiers.memory import ALIGNMENT
 
 SEGMENT_BYTES_MIN = 16 << 10
@@ -47,6 +50,11 @@ class DiskTier:
     forward once, up to half of a segment; the others are evicted. `used_bytes` counts the bytes of
     all segment files, headers and dropped blocks included, and never exceeds the capacity.
 
+    With a `codec` other than raw, blocks of a layout that was learned are stored smaller and come
+    back with its error: `info` and `load` then speak of the block as it comes back, which has a
+    checksum of its own. The codec is part of each record, so that it may be another one after a
+    restart. Encoding runs on two threads, beside the writing.
+
     A restart finds all blocks again, by their headers. That includes blocks that were dropped: a
     drop is a hint, for a block that is addressed by its content cannot be stale.
 
@@ -63,6 +71,7 @@ class DiskTier:
         folder: Path,
         capacity_bytes: int,
         *,
+        codec: CodecName = "raw",
         segment_bytes: int | None = None,
         read_threads: int = 4,
     ) -> None:
@@ -84,8 +93,11 @@ class DiskTier:
                 f"disk tier: cannot open the segments in {self.folder}: {error.strerror}; repair "
                 "or empty the folder, or set another one"
             ) from error
+        self._encoder = Encoder(CODECS[codec])
+        self._preparer = Preparer(self._encoder)
         self._reader = RecordReader(read_threads)
-        self._cleaner = Cleaner(self._log, self._index, self._reader)
+        cleaner = Cleaner(self._log, self._index, self._reader)
+        self._writer = Writer(self._log, self._index, self._preparer, cleaner)
         self._writing = threading.Lock()
         self._closed = False
 
@@ -104,52 +116,18 @@ class DiskTier:
         """All records up to this one survive a power failure."""
         return self._log.durable_sequence
 
+    def learn_layout(self, fingerprint: LayoutFingerprint, layout: KVLayout) -> None:
+        """Blocks with `fingerprint` in their key have `layout`; until a codec knows that, it leaves
+        them as they are. At most 1,024 layouts are remembered."""
+        self._encoder.learn_layout(fingerprint, layout)
+
     def store(self, blocks: Sequence[Block]) -> StoreResult:
         evicted: list[BlockKey] = []
         with self._writing:
             if not self._closed:
-                self._write(self._admit(blocks), evicted)
+                evicted = self._writer.write(blocks)
         keys = dict.fromkeys(block.key for block in blocks)
         return StoreResult([key for key in keys if key in self._index], evicted)
-
-    def _admit(self, blocks: Sequence[Block]) -> list[Block]:
-        """Blocks that are to be written: new, whole, and of a size that fits."""
-        seen = self._index.want(block.key for block in blocks)
-        admitted = []
-        for block in blocks:
-            if block.key in seen:
-                continue
-            seen.add(block.key)
-            if record_bytes(block.data.nbytes) > self._log.limit_bytes:
-                self._index.count(errors=1)
-            elif checksum(block.data) != block.checksum:
-                self._index.count(corruptions=1)
-            else:
-                admitted.append(block)
-        return admitted
-
-    def _write(self, blocks: list[Block], evicted: list[BlockKey]) -> None:
-        """They become visible when they are durable."""
-        records: list[Record] = []
-        try:
-            self._append(blocks, records, evicted)
-        except OSError:
-            self._index.count(errors=len(blocks) - len(records))
-        try:
-            self._log.sync()
-        except OSError:  # what is written may or may not be there
-            self._index.count(errors=len(records))
-            records.clear()
-        self._index.insert([block.key for block in blocks[: len(records)]], records)
-
-    def _append(self, blocks: list[Block], records: list[Record], evicted: list[BlockKey]) -> None:
-        while len(records) < len(blocks):
-            length = blocks[len(records)].data.nbytes
-            while not self._log.has_room(length):
-                if records and self._log.segments[0] is records[0].segment:
-                    return  # a batch does not evict its own head for its tail
-                self._cleaner.clean_oldest(evicted)
-            records += self._log.append(blocks, len(records), self._log.limit_bytes)
 
     def load(self, keys: Sequence[BlockKey], into: Sequence[memoryview]) -> list[MissReason | None]:
         opened = self._index.open_jobs(keys, into)
@@ -169,11 +147,14 @@ class DiskTier:
     def __contains__(self, key: BlockKey) -> bool:
         return key in self._index
 
+    def present(self, keys: Sequence[BlockKey]) -> list[bool]:
+        return self._index.present(keys)
+
     def inventory(self) -> list[BlockInfo]:
         return self._index.inventory()
 
     def statistics(self) -> TierStatistics:
-        return self._index.statistics(self.capacity_bytes, self._log.used_bytes)
+        return self._index.statistics(self.capacity_bytes, self._log.file_bytes)
 
     def close(self) -> None:
         """See `Tier`. Waits for stores and loads under way; later ones store and find nothing."""
@@ -181,6 +162,7 @@ class DiskTier:
             if self._closed:
                 return
             self._closed = True
+            self._preparer.close()
             self._reader.close()
             self._index.clear()
             self._log.close()

@@ -77,6 +77,8 @@ class SlabAllocator(Generic[K]):
         assert self.slab_bytes % ALIGNMENT == 0
         self.used_bytes = 0
         """Live slots, each with the bytes of its class."""
+        self.front_bytes = 0
+        """Nothing beyond it was ever allocated."""
         self._pool = list(range(capacity_bytes // self.slab_bytes - 1, -1, -1))
         self._slabs: dict[int, _Slab[K]] = {}
         self._partial: dict[int, dict[int, _Slab[K]]] = {}
@@ -93,13 +95,14 @@ class SlabAllocator(Generic[K]):
 
     def allocate(self, length_bytes: int, owner: K) -> int | None:
         """Offset of a slot, aligned to 4 KiB; None if no slab has room for this class."""
-        size = self._class_bytes(length_bytes)
+        size = self.slot_bytes(length_bytes)
         partial = self._partial.setdefault(size, {})
         if partial:
             _, slab = partial.popitem()
         elif self._pool:
             slab = _Slab(self._pool.pop(), size, self.slab_bytes // size)
             self._slabs[slab.index] = slab
+            self.front_bytes = max(self.front_bytes, (slab.index + 1) * self.slab_bytes)
         else:
             return None
         slot = slab.take(owner)
@@ -108,8 +111,8 @@ class SlabAllocator(Generic[K]):
         self.used_bytes += size
         return slab.index * self.slab_bytes + slot * size
 
-    def free(self, offset: int) -> None:
-        """Give back what `allocate` returned."""
+    def free(self, offset: int) -> int:
+        """Give back what `allocate` returned; the bytes of the slot."""
         slab, slot = self._locate(offset)
         slab.owners[slot] = None
         slab.freed.append(slot)
@@ -120,20 +123,36 @@ class SlabAllocator(Generic[K]):
             del partial[slab.index]
             del self._slabs[slab.index]
             self._pool.append(slab.index)
+        return slab.class_bytes
 
     def same_class(self, offset: int, length_bytes: int) -> bool:
         """Whether freeing the slot at `offset` would make room for a block of that length."""
-        return self._locate(offset)[0].class_bytes == self._class_bytes(length_bytes)
+        return self._locate(offset)[0].class_bytes == self.slot_bytes(length_bytes)
 
     def slots_per_slab(self, length_bytes: int) -> int:
-        return self.slab_bytes // self._class_bytes(length_bytes)
+        return self.slab_bytes // self.slot_bytes(length_bytes)
+
+    def owner(self, offset: int) -> K:
+        slab, slot = self._locate(offset)
+        owner = slab.owners[slot]
+        assert owner is not None
+        return owner
+
+    def set_owner(self, offset: int, owner: K) -> None:
+        slab, slot = self._locate(offset)
+        slab.owners[slot] = owner
+
+    def size_at(self, offset: int) -> int:
+        """Bytes of the slot at `offset`."""
+        return self._locate(offset)[0].class_bytes
 
     def neighbours(self, offset: int) -> list[K]:
         """Owners of all live slots in the slab of `offset`, its own included."""
         return [owner for owner in self._locate(offset)[0].owners if owner is not None]
 
-    def _class_bytes(self, length_bytes: int) -> int:
-        """A class never exceeds the slab, however the rounding goes."""
+    def slot_bytes(self, length_bytes: int) -> int:
+        """Bytes that a block of that length takes up. Never more than a slab, however the rounding
+        goes."""
         assert 0 < length_bytes <= self.slab_bytes
         return min(class_bytes(length_bytes), self.slab_bytes)
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvstore.core.errors import ConfigurationError
+from kvstore.tiers.memory import ALIGNMENT
 
 _PREFIX = "kvstore-arena-"
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _ATTEMPTS = 8
+_HUGE_PAGE_BYTES = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,15 @@ def create_arena_file(folder: Path, file_bytes: int) -> ArenaFile:
             "set another arena folder"
         ) from error
     return file
+
+
+def page_bytes(folder: Path) -> int:
+    """What a file's length is to be a multiple of: a huge page, on a filesystem of these."""
+    with suppress(OSError):
+        page = os.statvfs(folder).f_bsize
+        if page >= _HUGE_PAGE_BYTES:
+            return page
+    return ALIGNMENT
 
 
 def _check_folder(folder: Path) -> None:

@@ -1,11 +1,11 @@
 """The shape of an arena file. Pure: bytes in, numbers out.
 
-    ┌────────┬──────────────────────────┬─────┬──────────────────────────────────────┐
-    │ header │ generation table         │ gap │ data: capacity_bytes                 │
-    └────────┴──────────────────────────┴─────┴──────────────────────────────────────┘
-    0       4096   8 bytes a unit of data    data_offset (a multiple of 2 MiB)
+    ┌────────┬──────────────────┬──────────────────┬─────┬────────────────────────────┐
+    │ header │ generation table │ layers_ready     │ gap │ data: capacity_bytes       │
+    └────────┴──────────────────┴──────────────────┴─────┴────────────────────────────┘
+    0       4096  8 bytes a unit    4 bytes a unit      data_offset (a multiple of 2 MiB)
 
-The file is sparse: the table of a 1 TiB arena spans 2 GiB and takes memory only where it is
+The file is sparse: the tables of a 1 TiB arena span 3 GiB and take memory only where they are
 written.
 """
 
@@ -18,7 +18,7 @@ from kvstore.core.errors import ConfigurationError
 from kvstore.tiers.memory import ALIGNMENT, round_up
 
 MAGIC = b"KVARENA\x00"
-VERSION = 1
+VERSION = 2
 TABLE_OFFSET = ALIGNMENT
 _DATA_ALIGNMENT = 2 << 20
 _FORMAT = struct.Struct("<8sIIQQ")
@@ -40,8 +40,12 @@ class ArenaHeader:
         return self.capacity_bytes // ALIGNMENT
 
     @property
+    def layers_offset(self) -> int:
+        return TABLE_OFFSET + 8 * self.units
+
+    @property
     def data_offset(self) -> int:
-        return round_up(TABLE_OFFSET + 8 * self.units, _DATA_ALIGNMENT)
+        return round_up(self.layers_offset + 4 * self.units, _DATA_ALIGNMENT)
 
     @property
     def file_bytes(self) -> int:

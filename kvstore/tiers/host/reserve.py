@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from kvstore.core.ids import BlockKey
+from kvstore.core.ids import BlockKey, LayoutFingerprint
 from kvstore.tiers.base import Reserved, ReserveOutcome, Slot
 from kvstore.tiers.host.blocks import HostBlocks
 
@@ -21,7 +21,7 @@ leases would cost the whole cache; each attempt still brings some slab closer to
 
 def reserve(blocks: HostBlocks, keys: Sequence[BlockKey], block_bytes: int) -> Reserved:
     """See `AddressableTier.reserve`. Room runs out from the tail of `keys`."""
-    blocks.policy.touch(keys)  # whoever extends a chain uses it
+    blocks.touch(keys)  # whoever extends a chain uses it
     outcomes = _classify(blocks, keys)
     wanted = [key for key, outcome in zip(keys, outcomes, strict=True) if outcome is _RESERVED]
     present = [key for key, outcome in zip(keys, outcomes, strict=True) if outcome is _EXISTS]
@@ -38,10 +38,28 @@ def reserve(blocks: HostBlocks, keys: Sequence[BlockKey], block_bytes: int) -> R
 
 def evict_to(blocks: HostBlocks, target_bytes: int) -> list[BlockKey]:
     """Evict until `used_bytes` is at most `target_bytes` or what is left is in use."""
+    return _evict_down(blocks, target_bytes, blocks.evictable)
+
+
+def evict_within(
+    blocks: HostBlocks, layouts: Collection[LayoutFingerprint], needed_bytes: int
+) -> list[BlockKey]:
+    """See `AddressableTier.evict_within`."""
+    wanted = frozenset(layouts)
+    return _evict_down(
+        blocks,
+        blocks.allocator.used_bytes - needed_bytes,
+        lambda key: key.layout in wanted and blocks.evictable(key),
+    )
+
+
+def _evict_down(
+    blocks: HostBlocks, target_bytes: int, evictable: Callable[[BlockKey], bool]
+) -> list[BlockKey]:
     evicted: list[BlockKey] = []
     count = 1
     while (used_bytes := blocks.allocator.used_bytes) > target_bytes:
-        victims = blocks.policy.victims(count, blocks.evictable)
+        victims = blocks.policy.victims(count, evictable)
         if not victims:
             break
         _evict(blocks, victims, evicted)
@@ -57,10 +75,9 @@ def _classify(blocks: HostBlocks, keys: Sequence[BlockKey]) -> list[ReserveOutco
     outcomes = []
     wanted = set[BlockKey]()
     for key in keys:
-        entry = blocks.entries.get(key)
-        if entry is not None:
-            outcomes.append(_PENDING if entry.dropped else _EXISTS)
-        elif key in blocks.pending or key in wanted:
+        if key in blocks.resident:
+            outcomes.append(_EXISTS)
+        elif key in blocks.pending or key in wanted or key in blocks.dropped:
             outcomes.append(_PENDING)
         else:
             outcomes.append(_RESERVED)
@@ -71,14 +88,14 @@ def _classify(blocks: HostBlocks, keys: Sequence[BlockKey]) -> list[ReserveOutco
 @contextmanager
 def _held(blocks: HostBlocks, keys: Iterable[BlockKey]) -> Iterator[None]:
     """A chain that is being extended does not lose its head to its own tail."""
-    entries = [blocks.entries[key] for key in keys]
-    for entry in entries:
-        entry.references += 1
+    rows, references = [blocks.resident[key] for key in keys], blocks.rows.references
+    for row in rows:
+        references[row] += 1
     try:
         yield
     finally:
-        for entry in entries:
-            entry.references -= 1
+        for row in rows:
+            references[row] -= 1
 
 
 def _allocate(
@@ -122,13 +139,13 @@ def _evict_for(
     A slot of another class is of use only as part of an empty slab. So the coldest block takes all
     of its slab along, if no one uses any of it.
     """
-    if victim not in blocks.entries:  # went along with an earlier one
+    if victim not in blocks.resident:  # went along with an earlier one
         return 1
     if blocks.same_class(victim, block_bytes):
         _evict(blocks, [victim], evicted)
         return 1
-    slab = blocks.neighbours(victim)
-    if not all(map(blocks.evictable, slab)):
+    slab = blocks.evictable_slab(victim)
+    if not slab:
         _evict(blocks, [victim], evicted)
         return 0
     blocks.policy.remove(slab)

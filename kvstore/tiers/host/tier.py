@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
 
 from kvstore.core.checksum import checksum
-from kvstore.core.ids import BlockKey
+from kvstore.core.ids import BlockKey, LayoutFingerprint
+from kvstore.core.ports import Clock
 from kvstore.eviction.base import EvictionPolicy
 from kvstore.tiers.base import (
     Block,
@@ -23,8 +25,17 @@ from kvstore.tiers.base import (
 )
 from kvstore.tiers.host.arena import Arena
 from kvstore.tiers.host.blocks import HostBlocks
-from kvstore.tiers.host.reserve import evict_to, reserve
+from kvstore.tiers.host.prefault import Prefaulter
+from kvstore.tiers.host.reserve import evict_to, evict_within, reserve
+from kvstore.tiers.host.streams import acquire_pending, streamed
 from kvstore.tiers.memory import copy_bytes
+
+_AHEAD_BYTES_MAX = 64 << 20
+"""Memory supplied ahead of use, at most one slab: what a second of fast writing takes is not worth
+holding back from others."""
+
+_STEP_BLOCKS = 4_096
+"""Blocks that an inventory looks at in one go."""
 
 
 class HostTier:
@@ -48,12 +59,18 @@ class HostTier:
         high_watermark: float = 0.95,
         low_watermark: float = 0.90,
         slab_bytes: int | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
+        """`clock` times retention."""
         assert 0 < low_watermark <= high_watermark <= 1
         self.arena = arena
-        self._blocks = HostBlocks(arena, policy, slab_bytes)
+        self._blocks = HostBlocks(arena, policy, slab_bytes, clock)
         self._high_bytes = int(high_watermark * arena.capacity_bytes)
         self._low_bytes = int(low_watermark * arena.capacity_bytes)
+        self._prefaulter = Prefaulter(
+            arena.populate, arena.capacity_bytes, min(self.block_bytes_max, _AHEAD_BYTES_MAX)
+        )
+        self._front_bytes = 0
         self._lock = threading.Lock()
         self._corruptions = 0
 
@@ -62,11 +79,24 @@ class HostTier:
         """Longest block that can be reserved."""
         return self._blocks.allocator.slab_bytes
 
+    @property
+    def guard(self) -> Callable[[BlockKey], bool]:
+        return self._blocks.guard
+
+    @guard.setter
+    def guard(self, guard: Callable[[BlockKey], bool]) -> None:
+        self._blocks.guard = guard
+
     def reserve(self, keys: Sequence[BlockKey], block_bytes: int) -> Reserved:
         """See `AddressableTier`. Raises InvalidArgumentError for more than `block_bytes_max`."""
         self._blocks.allocator.check_fits(block_bytes)
         with self._lock:
-            return reserve(self._blocks, keys, block_bytes)
+            reserved = reserve(self._blocks, keys, block_bytes)
+            front_bytes = self._blocks.allocator.front_bytes
+        if front_bytes > self._front_bytes:
+            self._front_bytes = front_bytes
+            self._prefaulter.reach(front_bytes)
+        return reserved
 
     def commit(
         self, keys: Sequence[BlockKey], lengths_bytes: Sequence[int], checksums: Sequence[int]
@@ -82,15 +112,43 @@ class HostTier:
         with self._lock:
             return key in self._blocks.pending
 
+    def set_aside(self, keys: Iterable[BlockKey]) -> list[Slot]:
+        with self._lock:
+            return [self._blocks.set_aside(key, 1) for key in keys]
+
+    def acquire_pending(self, keys: Iterable[BlockKey]) -> list[Slot | None]:
+        with self._lock:
+            return acquire_pending(self._blocks, keys)
+
+    def release_slots(self, slots: Iterable[Slot]) -> None:
+        with self._lock:
+            for slot in slots:
+                self._blocks.release_row(self._blocks.row_of(slot))
+
+    def streamed(self, slots: Iterable[Slot]) -> list[Resident | MissReason]:
+        with self._lock:
+            return [streamed(self._blocks, slot) for slot in slots]
+
+    def bytes_needed(self, block_bytes: int) -> int:
+        self._blocks.allocator.check_fits(block_bytes)
+        return self._blocks.allocator.slot_bytes(block_bytes)
+
+    def slot_bytes(self, slot: Slot) -> int:
+        with self._lock:
+            return self._blocks.slot_bytes(slot)
+
     def acquire(self, keys: Sequence[BlockKey]) -> list[Resident | None]:
         with self._lock:
-            self._blocks.policy.touch(keys)
-            return [self._blocks.acquire(key) for key in keys]
+            self._blocks.touch(keys)
+            return self._blocks.acquire(keys)
+
+    def hold(self, keys: Sequence[BlockKey]) -> list[Resident | None]:
+        with self._lock:
+            return self._blocks.acquire(keys)
 
     def release(self, keys: Iterable[BlockKey]) -> None:
         with self._lock:
-            for key in keys:
-                self._blocks.release(key)
+            self._blocks.release(keys)
 
     def view(self, slot: Slot) -> memoryview:
         return self.arena.view(slot.offset, slot.length_bytes)
@@ -100,6 +158,35 @@ class HostTier:
             if self._blocks.allocator.used_bytes <= self._high_bytes:
                 return []
             return evict_to(self._blocks, self._low_bytes)
+
+    def evict(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
+        with self._lock:
+            going = [key for key in dict.fromkeys(keys) if self._blocks.evictable(key)]
+            self._blocks.policy.remove(going)
+            for key in going:
+                self._blocks.evict(key)
+            return going
+
+    def touch(self, keys: Sequence[BlockKey]) -> None:
+        with self._lock:
+            self._blocks.touch(keys)
+
+    def retain(
+        self, keys: Sequence[BlockKey], priority: int, duration_s: float | None
+    ) -> list[BlockKey]:
+        with self._lock:
+            here = [key for key in keys if key in self._blocks.resident]
+            self._blocks.policy.retain(here, priority, duration_s)
+            return here
+
+    def bytes_of(self, layout: LayoutFingerprint) -> int:
+        return self._blocks.bytes_of.get(layout, 0)
+
+    def evict_within(
+        self, layouts: Collection[LayoutFingerprint], needed_bytes: int
+    ) -> list[BlockKey]:
+        with self._lock:
+            return evict_within(self._blocks, layouts, needed_bytes)
 
     def store(self, blocks: Sequence[Block]) -> StoreResult:
         """See `Tier`. Blocks whose bytes are not those of their checksum, and blocks longer than
@@ -167,7 +254,7 @@ class HostTier:
 
     def drop(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
         with self._lock:
-            return [key for key in keys if self._blocks.drop(key)]
+            return self._blocks.drop(keys)
 
     def info(self, key: BlockKey) -> BlockInfo | None:
         with self._lock:
@@ -176,9 +263,18 @@ class HostTier:
     def __contains__(self, key: BlockKey) -> bool:
         return self.info(key) is not None
 
+    def present(self, keys: Sequence[BlockKey]) -> list[bool]:
+        with self._lock:
+            return list(map(self._blocks.resident.__contains__, keys))
+
     def inventory(self) -> list[BlockInfo]:
         with self._lock:
-            return [info for key in self._blocks.entries if (info := self._blocks.info(key))]
+            keys = list(self._blocks.resident)
+        infos: list[BlockInfo] = []
+        for i in range(0, len(keys), _STEP_BLOCKS):  # others get their turn between
+            with self._lock:
+                infos += filter(None, map(self._blocks.info, keys[i : i + _STEP_BLOCKS]))
+        return infos
 
     def statistics(self) -> TierStatistics:
         with self._lock:
@@ -186,7 +282,7 @@ class HostTier:
                 kind=self.kind,
                 capacity_bytes=self.arena.capacity_bytes,
                 used_bytes=self._blocks.allocator.used_bytes,
-                blocks=len(self._blocks.entries),
+                blocks=len(self._blocks.resident),
                 hits=self._blocks.hits,
                 evictions=self._blocks.evictions,
                 corruptions=self._corruptions,
@@ -195,10 +291,11 @@ class HostTier:
 
     def close(self) -> None:
         """See `Tier`. No other verb that touches bytes may run or follow."""
+        self._prefaulter.close()
         self.arena.close()
 
     def __repr__(self) -> str:
         return (
-            f"HostTier({len(self._blocks.entries)} blocks, {self._blocks.allocator!r}, "
+            f"HostTier({len(self._blocks.resident)} blocks, {self._blocks.allocator!r}, "
             f"{self.arena!r})"
         )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
 
 from kvstore.core.errors import DeadlineExceededError, KVStoreError, UnavailableError
+from kvstore.transports.grpc.diagnosis import why_not_connected
 from kvstore.transports.grpc.server import OPTIONS
 from kvstore.transports.methods import serialize
+from kvstore.transports.security.interceptor import bearer
+from kvstore.transports.security.keys import NO_CLIENT_KEYS, ClientKeys
 from kvstore.transports.status import from_rpc_error
 
 RECONNECT_OPTIONS = (
@@ -23,6 +26,15 @@ RECONNECT_OPTIONS = (
 R = TypeVar("R", bound=Message)
 
 
+def open_grpc(
+    address: str, keys: ClientKeys, options: Sequence[tuple[str, int]]
+) -> grpc.aio.Channel:
+    """A channel, with TLS where `keys` have it. Their token goes with each call: see `bearer`."""
+    if keys.tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, keys.tls.credentials(), options=options)
+
+
 class GrpcChannel:
     """gRPC channel on the running event loop; implements `Channel`, and streams besides.
 
@@ -31,13 +43,22 @@ class GrpcChannel:
     UnavailableError at once.
     """
 
-    def __init__(self, address: str, service: str, *, max_in_flight: int = 256) -> None:
+    def __init__(
+        self,
+        address: str,
+        service: str,
+        *,
+        keys: ClientKeys = NO_CLIENT_KEYS,
+        max_in_flight: int = 256,
+    ) -> None:
         """`service` is its full name in the .proto. Connects at the first call."""
         self._address = address
         self._service = service
         self._slots = asyncio.Semaphore(max_in_flight)
         self._closed = False
-        self._channel = grpc.aio.insecure_channel(address, options=(*OPTIONS, *RECONNECT_OPTIONS))
+        self._metadata = bearer(keys.token)
+        self._uses_tls = keys.tls is not None
+        self._channel = open_grpc(address, keys, (*OPTIONS, *RECONNECT_OPTIONS))
 
     async def call(
         self, method: str, request: Message, response_type: type[R], *, deadline_s: float
@@ -69,10 +90,11 @@ class GrpcChannel:
             self._path(method), serialize, response_type.FromString
         )
         try:
-            async for response in stub(request, timeout=deadline_s, wait_for_ready=True):
+            call = stub(request, timeout=deadline_s, metadata=self._metadata, wait_for_ready=True)
+            async for response in call:
                 yield response
         except grpc.RpcError as error:
-            raise self._map(error) from error
+            raise await self._map(error) from error
 
     async def close(self) -> None:
         self._closed = True
@@ -84,22 +106,25 @@ class GrpcChannel:
                 deadline = timeout.when()
                 assert deadline is not None
                 remaining_s = deadline - asyncio.get_running_loop().time()
-                return cast(Message, await stub(request, timeout=remaining_s, wait_for_ready=True))
+                call = stub(
+                    request, timeout=remaining_s, metadata=self._metadata, wait_for_ready=True
+                )
+                return cast(Message, await call)
         except grpc.RpcError as error:
-            raise self._map(error) from error
+            raise await self._map(error) from error
         except TimeoutError as error:
-            raise self._late(f"{method} took longer than {deadline_s:g} s") from error
+            raise await self._late(f"{method} took longer than {deadline_s:g} s") from error
 
-    def _map(self, error: grpc.RpcError) -> KVStoreError:
+    async def _map(self, error: grpc.RpcError) -> KVStoreError:
         mapped = from_rpc_error(error, self._address)
-        return self._late(str(mapped)) if isinstance(mapped, DeadlineExceededError) else mapped
-
-    def _late(self, message: str) -> KVStoreError:
-        if self._channel.get_state() is grpc.ChannelConnectivity.READY:
-            return DeadlineExceededError(message)
-        return UnavailableError(
-            f"{self._address}: nobody answers there; check that the node runs and listens on it"
+        return (
+            await self._late(str(mapped)) if isinstance(mapped, DeadlineExceededError) else mapped
         )
+
+    async def _late(self, message: str) -> KVStoreError:
+        if self._closed or self._channel.get_state() is grpc.ChannelConnectivity.READY:
+            return DeadlineExceededError(message)
+        return await why_not_connected(self._channel, self._address, tls=self._uses_tls)
 
     def _open_channel(self) -> grpc.aio.Channel:
         if self._closed:

@@ -14,6 +14,8 @@ from grpc_reflection.v1alpha import reflection
 from kvstore.core.errors import ConfigurationError
 from kvstore.transports.base import Handler
 from kvstore.transports.methods import StreamReader, StreamWriter, request_type, serialize
+from kvstore.transports.security.interceptor import TokenInterceptor
+from kvstore.transports.security.keys import NO_SERVER_KEYS, ServerKeys
 from kvstore.transports.status import abort
 
 MAX_MESSAGE_BYTES = 16 << 20
@@ -29,6 +31,7 @@ class GrpcServer:
 
     `readers` serve methods with a stream of requests, `writers` those with a stream of responses.
     Bounds: message size, and MAX_CONCURRENT_CALLS, beyond which gRPC answers RESOURCE_EXHAUSTED.
+    Callers: with `keys.clients`, each call's caller is that of its token.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class GrpcServer:
         *,
         readers: Mapping[str, StreamReader] | None = None,
         writers: Mapping[str, StreamWriter] | None = None,
+        keys: ServerKeys = NO_SERVER_KEYS,
         drain_s: float = 2.0,
     ) -> None:
         self._service = service
@@ -46,6 +50,7 @@ class GrpcServer:
         self._readers = readers or {}
         self._writers = writers or {}
         self._address = address
+        self._keys = keys
         self._drain_s = drain_s
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
@@ -53,20 +58,12 @@ class GrpcServer:
 
     async def start(self) -> None:
         assert self._server is None, "started once"
-        # Without SO_REUSEPORT off, a second server on a taken port would share it silently.
-        options = (*OPTIONS, ("grpc.so_reuseport", 0))
-        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
+        server = make_server(self._keys)
         server.add_generic_rpc_handlers((self._generic_handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (self._service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        try:
-            self.port = server.add_insecure_port(self._address)
-        except RuntimeError as error:
-            raise ConfigurationError(
-                f"cannot listen on {self._address}: the address is in use or not of this host; "
-                "choose a free one, host:port"
-            ) from error
+        self.port = listen(server, self._address, self._keys)
         self._server = server
         await server.start()
         for name in ("", self._service.full_name):
@@ -92,6 +89,31 @@ class GrpcServer:
             **{name: _writer(handler, inputs[name]) for name, handler in self._writers.items()},
         }
         return grpc.method_handlers_generic_handler(self._service.full_name, methods)
+
+
+def make_server(keys: ServerKeys) -> grpc.aio.Server:
+    """A server that is not bound yet, with this project's bounds, asking for what `keys` say."""
+    # Without SO_REUSEPORT off, a second server on a taken port would share it silently.
+    options = (*OPTIONS, ("grpc.so_reuseport", 0))
+    interceptors = () if keys.clients is None else (TokenInterceptor(keys.clients),)
+    return grpc.aio.server(
+        options=options,
+        maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
+        interceptors=interceptors,
+    )
+
+
+def listen(server: grpc.aio.Server, address: str, keys: ServerKeys) -> int:
+    """Bind, with TLS where `keys` have it; the real port. Raises ConfigurationError."""
+    try:
+        if keys.tls is None:
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, keys.tls.credentials()))
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"cannot listen on {address}: the address is in use or not of this host, or the "
+            "certificate and key do not fit each other; choose a free host:port"
+        ) from error
 
 
 def _unary(handler: Handler, input_type: type[Message]) -> grpc.RpcMethodHandler:

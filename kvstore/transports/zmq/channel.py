@@ -18,11 +18,14 @@ from kvstore.core.errors import (
     DeadlineExceededError,
     KVStoreError,
     ProtocolError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from kvstore.transports.methods import parse
+from kvstore.transports.security.keys import NO_CLIENT_KEYS, ClientKeys
 from kvstore.transports.status import OK, from_status
 from kvstore.transports.zmq.frames import MAX_MESSAGE_BYTES, Request, Response, parse_response
+from kvstore.transports.zmq.handshake import MONITORED, Change, read_event
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,16 +40,27 @@ class ZmqChannel:
 
     It connects, and connects again after the peer was gone, by itself. While there is no connection
     a call waits for one, within its deadline; calls in flight when the connection breaks fail with
-    UnavailableError at once.
+    UnavailableError at once. Where the node is there but the handshake fails, calls raise
+    UnauthenticatedError: at once if the node refused, else at their deadline.
     """
 
-    def __init__(self, endpoint: str, *, max_in_flight: int = 256) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        keys: ClientKeys = NO_CLIENT_KEYS,
+        max_in_flight: int = 256,
+    ) -> None:
         """Raises ConfigurationError if the endpoint cannot be understood; connects later."""
         self._endpoint = endpoint
         self._slots = asyncio.Semaphore(max_in_flight)
         self._ids = count(1)
         self._pending: dict[bytes, asyncio.Future[Response]] = {}
-        self._connected = asyncio.Event()
+        self._settled = asyncio.Event()
+        """Connected, refused for good or closed: whoever waits for a connection may look."""
+        self._connected = False
+        self._rejection: UnauthenticatedError | None = None
+        """Why the last handshake failed; None while nobody is there."""
         self._closed = False
         self._context = zmq.asyncio.Context()
         self._dealer = self._context.socket(zmq.DEALER)
@@ -54,9 +68,9 @@ class ZmqChannel:
         self._dealer.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self._dealer.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         self._dealer.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS_MAX)
-        monitor = self._dealer.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        )
+        if (curve := keys.curve_for(endpoint)) is not None:
+            curve.secure(self._dealer)
+        monitor = self._dealer.get_monitor_socket(MONITORED)
         try:
             self._dealer.connect(endpoint)
         except zmq.ZMQError as error:
@@ -76,7 +90,7 @@ class ZmqChannel:
         try:
             async with asyncio.timeout(deadline_s) as timeout, self._slots:
                 if not self._closed:
-                    await self._connected.wait()
+                    await self._settled.wait()
                 deadline = timeout.when()
                 assert deadline is not None
                 remaining_s = deadline - asyncio.get_running_loop().time()
@@ -97,12 +111,14 @@ class ZmqChannel:
             task.cancel()
         await asyncio.wait(self._tasks)
         self._fail_pending("the channel was closed")
-        self._connected.set()  # those who wait for a connection shall see that it is closed
+        self._settled.set()  # those who wait for a connection shall see that it is closed
         self._destroy()
 
     async def _exchange(self, method: str, payload: bytes, deadline_s: float) -> Response:
         if self._closed:
             raise UnavailableError(f"{self._endpoint}: the channel is closed; open a new one")
+        if not self._connected and self._rejection is not None:
+            raise self._rejection
         request = Request(next(self._ids).to_bytes(8, "little"), method, deadline_s, payload)
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._pending[request.request_id] = future
@@ -126,13 +142,34 @@ class ZmqChannel:
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
         while True:
-            event = await recv_monitor_message(monitor)
-            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._connected.set()
-            else:
-                self._connected.clear()
-                await self._take_last_answers()
-                self._fail_pending("the node went away during the call; retry later")
+            connection = read_event(self._endpoint, await recv_monitor_message(monitor))
+            match connection.change:
+                case Change.CONNECTED:
+                    self._connected, self._rejection = True, None
+                    self._settled.set()
+                case Change.DISCONNECTED:
+                    await self._lose_connection()
+                case _:
+                    self._rejection = connection.error
+            if connection.change is Change.GIVEN_UP:
+                self._settled.set()
+                asyncio.get_running_loop().call_later(RECONNECT_MS_MAX / 1000, self._try_again)
+
+    async def _lose_connection(self) -> None:
+        if not self._connected:
+            return
+        self._connected = False
+        self._settled.clear()
+        await self._take_last_answers()
+        self._fail_pending("the node went away during the call; retry later")
+
+    def _try_again(self) -> None:
+        """ZeroMQ does not, once it was refused."""
+        if self._closed:
+            return
+        self._settled.clear()
+        self._dealer.disconnect(self._endpoint)
+        self._dealer.connect(self._endpoint)
 
     async def _take_last_answers(self) -> None:
         """Those that came before the connection broke are in the socket, or taken from it and about
@@ -148,11 +185,11 @@ class ZmqChannel:
                 future.set_exception(UnavailableError(f"{self._endpoint}: {why}"))
 
     def _late(self, method: str, deadline_s: float) -> KVStoreError:
-        if self._connected.is_set():
+        if self._connected:
             return DeadlineExceededError(
                 f"{self._endpoint}: {method} took longer than {deadline_s:g} s"
             )
-        return UnavailableError(
+        return self._rejection or UnavailableError(
             f"{self._endpoint}: nobody answers there; check that the node runs and listens on it"
         )
 

@@ -6,14 +6,19 @@ import asyncio
 import logging
 import socket
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import zmq
 import zmq.asyncio
 from google.protobuf.descriptor import ServiceDescriptor
 
 from kvstore.core.errors import ConfigurationError, ProtocolError, ResourceExhaustedError
+from kvstore.events.sockets import keep_from_others
 from kvstore.transports.base import Handler
 from kvstore.transports.methods import bind, parse
+from kvstore.transports.security.caller import set_caller
+from kvstore.transports.security.curve import Admit
+from kvstore.transports.security.keys import NO_SERVER_KEYS, ServerKeys
 from kvstore.transports.status import OK, to_status
 from kvstore.transports.zmq.frames import MAX_MESSAGE_BYTES, Request, Response, parse_request
 
@@ -25,12 +30,21 @@ LAST_ANSWERS_MS = 200
 """Longest time that stopping waits for peers to take the answers sent last."""
 
 
+class _Arrived(NamedTuple):
+    peer: bytes
+    frames: list[bytes]
+    signed: zmq.Frame | None = None
+    """One of the frames, by which CURVE tells the caller."""
+
+
 class ZmqServer:
     """ROUTER server on the running event loop; implements `Server`.
 
     Bounds: message size, `max_in_flight` calls (more are answered ResourceExhaustedError at once),
     and each call's own deadline, at which its handler is cancelled. A malformed request is answered
     with ProtocolError where it carries an id, and otherwise dropped and counted.
+    Callers: with CURVE (tcp:// only), each call's caller is that of its public key; only the owner
+    of the process can open the socket of an ipc:// endpoint.
     """
 
     def __init__(
@@ -39,6 +53,7 @@ class ZmqServer:
         handlers: Mapping[str, Handler],
         endpoint: str,
         *,
+        keys: ServerKeys = NO_SERVER_KEYS,
         max_in_flight: int = 1_024,
         drain_s: float = 2.0,
     ) -> None:
@@ -46,6 +61,7 @@ class ZmqServer:
         self._methods = bind(service, handlers)
         self._requested = endpoint
         self._endpoint = ""
+        self._curve = keys.curve_for(endpoint)
         self._max_in_flight = max_in_flight
         self._drain_s = drain_s
         self._context: zmq.asyncio.Context | None = None
@@ -63,6 +79,8 @@ class ZmqServer:
         router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         router.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
         router.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+        if self._curve is not None:
+            self._curve.secure(Admit.LISTED)(router)
         try:
             router.bind(self._requested)
         except zmq.ZMQError as error:
@@ -72,6 +90,7 @@ class ZmqServer:
                 "ipc:///path or tcp://address:port"
             ) from error
         self._endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        keep_from_others(self._endpoint)
         self._router = router
         self._receiver = asyncio.create_task(self._receive(router))
 
@@ -98,7 +117,7 @@ class ZmqServer:
 
     async def _receive(self, router: zmq.asyncio.Socket) -> None:
         while True:
-            peer, *frames = await router.recv_multipart()
+            peer, frames, signed = await self._next(router)
             try:
                 request = parse_request(frames)
             except ProtocolError as error:
@@ -111,12 +130,28 @@ class ZmqServer:
                 busy = ResourceExhaustedError(f"{self._max_in_flight} calls are in flight; retry")
                 await self._answer(router, peer, _failure(request.request_id, busy))
                 continue
-            call = asyncio.create_task(self._serve(router, peer, request))
+            call = asyncio.create_task(self._serve(router, peer, request, signed))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
 
-    async def _serve(self, router: zmq.asyncio.Socket, peer: bytes, request: Request) -> None:
+    async def _next(self, router: zmq.asyncio.Socket) -> _Arrived:
+        if self._curve is None:
+            peer, *frames = await router.recv_multipart()
+            return _Arrived(peer, frames)
+        whole = await router.recv_multipart(copy=False)
+        peer, *frames = [frame.bytes for frame in whole]
+        return _Arrived(peer, frames, whole[-1])
+
+    async def _serve(
+        self,
+        router: zmq.asyncio.Socket,
+        peer: bytes,
+        request: Request,
+        signed: zmq.Frame | None,
+    ) -> None:
         try:
+            if self._curve is not None and signed is not None:
+                set_caller(self._curve.caller(signed))
             payload = await self._call(request)
         except Exception as error:  # the boundary of a call: every error becomes its answer
             response = _failure(request.request_id, error)

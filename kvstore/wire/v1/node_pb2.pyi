@@ -40,7 +40,7 @@ class OpenSessionRequest(_message.Message):
     def __init__(self, client_name: _Optional[str] = ..., pid: _Optional[int] = ..., process_start: _Optional[int] = ..., layouts: _Optional[_Iterable[_Union[_block_pb2.KVLayout, _Mapping]]] = ..., tenant: _Optional[str] = ..., peer: _Optional[bool] = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
-    __slots__ = ("session_id", "node_id", "boot_id", "arena_path", "arena_bytes", "lease_ttl_ms", "grpc_port", "bulk_port")
+    __slots__ = ("session_id", "node_id", "boot_id", "arena_path", "arena_bytes", "lease_ttl_ms", "grpc_port", "bulk_port", "local_endpoint")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class OpenSessionResponse(_message.Message):
     LEASE_TTL_MS_FIELD_NUMBER: _ClassVar[int]
     GRPC_PORT_FIELD_NUMBER: _ClassVar[int]
     BULK_PORT_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     session_id: int
     node_id: str
     boot_id: int
@@ -57,7 +58,8 @@ class OpenSessionResponse(_message.Message):
     lease_ttl_ms: int
     grpc_port: int
     bulk_port: int
-    def __init__(self, session_id: _Optional[int] = ..., node_id: _Optional[str] = ..., boot_id: _Optional[int] = ..., arena_path: _Optional[str] = ..., arena_bytes: _Optional[int] = ..., lease_ttl_ms: _Optional[int] = ..., grpc_port: _Optional[int] = ..., bulk_port: _Optional[int] = ...) -> None: ...
+    local_endpoint: str
+    def __init__(self, session_id: _Optional[int] = ..., node_id: _Optional[str] = ..., boot_id: _Optional[int] = ..., arena_path: _Optional[str] = ..., arena_bytes: _Optional[int] = ..., lease_ttl_ms: _Optional[int] = ..., grpc_port: _Optional[int] = ..., bulk_port: _Optional[int] = ..., local_endpoint: _Optional[str] = ...) -> None: ...
 
 class KeepAliveRequest(_message.Message):
     __slots__ = ("session_id",)

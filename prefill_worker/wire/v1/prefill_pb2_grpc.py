@@ -45,7 +45,7 @@ class PrefillServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Prefill(self, request, context):
-        """Two chunks: the first token as soon as it is known, then `published`.
+        """Two chunks: the first token as soon as it is known, then `published`. Before them those with `prompt_logprobs`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -99,7 +99,7 @@ async def test_wrong_buffers_are_refused(make_node, connect, way):
 @pytest.mark.parametrize("way", WAYS)
 async def test_bytes_that_went_bad_are_a_miss_and_the_replica_goes(make_node, connect, way):
     node = await make_node()
-    async with connect(node, way) as client:
+    async with connect(node, way, verify="always") as client:
         keys = make_keys("a")
         await client.put(keys, contents(keys, 1000))
         host = node.store._host
@@ -115,7 +115,7 @@ async def test_bytes_that_went_bad_are_a_miss_and_the_replica_goes(make_node, co
 @pytest.mark.parametrize("way", MAPPED)
 async def test_copy_into_proves_every_copy(make_node, connect, way):
     node = await make_node()
-    async with connect(node, way) as client:
+    async with connect(node, way, verify="always") as client:
         keys = make_keys("a")
         await client.put(keys, contents(keys, 1000))
         async with await client.acquire(keys) as lease:

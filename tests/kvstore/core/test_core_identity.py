@@ -16,7 +16,11 @@ OTHER_LAYOUT_VALUE = {
     "head_dim": 128,
     "block_size_tokens": 32,
     "dtype": "float16",
+    "first_kv_head": 2,
+    "total_kv_heads": 6,
 }
+SHARD = replace(LAYOUT, total_kv_heads=6)
+"""Only a shard can begin with another head."""
 LAYOUTS = st.builds(KVLayout, *[st.integers(1, 64)] * 4, st.sampled_from(sorted(DTYPE_BYTES)))
 
 
@@ -36,9 +40,10 @@ def test_every_field_changes_the_root(name: str) -> None:
 
 @pytest.mark.parametrize("name", [field.name for field in fields(KVLayout)])
 def test_every_field_of_the_layout_changes_fingerprint_and_root(name: str) -> None:
-    other = replace(LAYOUT, **{name: OTHER_LAYOUT_VALUE[name]})
-    assert other.fingerprint != LAYOUT.fingerprint
-    assert replace(IDENTITY, layout=other).root() != IDENTITY.root()
+    layout = SHARD if name == "first_kv_head" else LAYOUT
+    other = replace(layout, **{name: OTHER_LAYOUT_VALUE[name]})
+    assert other.fingerprint != layout.fingerprint
+    assert replace(IDENTITY, layout=other).root() != replace(IDENTITY, layout=layout).root()
 
 
 def test_a_value_counts_for_the_field_it_stands_in() -> None:

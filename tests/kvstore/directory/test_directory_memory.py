@@ -27,7 +27,10 @@ tiers = st.sampled_from([TierKind.DEVICE, TierKind.HOST, TierKind.DISK])
 batches = st.lists(st.integers(0, 7), max_size=6)
 operations = st.lists(
     st.tuples(
-        st.sampled_from(["stored", "removed", "cleared", "forget"]), publishers, tiers, batches
+        st.sampled_from(["stored", "removed", "cleared", "forget", "sweep"]),
+        publishers,
+        tiers,
+        batches,
     )
 )
 
@@ -55,12 +58,45 @@ def test_state_equals_a_plain_set(
             case "cleared":
                 state.cleared(publisher, tier)
                 truth = {pair for pair in truth if pair[1] != replica}
-            case _:
+            case "forget":
                 state.forget(publisher)
                 truth = {pair for pair in truth if pair[1].publisher != publisher}
+            case _:
+                state.sweep(max_blocks=1 + len(numbers))
         every = keys(list(range(8)))
         located = state.locate(every)
         assert {(k, r) for k, rs in zip(every, located, strict=True) for r in rs} == truth
-        assert len(state) == len({key for key, _ in truth})
+        assert len(state) >= len({key for key, _ in truth})
         holes = [i for i, replicas in enumerate(located) if not replicas]
         assert state.longest_prefix(every) == (holes[0] if holes else 8)
+    while state.sweep(max_blocks=3):
+        pass
+    assert len(state) == len({key for key, _ in truth})
+
+
+def test_a_sweep_goes_in_steps_and_frees_all() -> None:
+    state = DirectoryState()
+    many = BlockKeys(LAYOUT, [BlockHash(n.to_bytes(32, "big")) for n in range(100)])
+    state.stored(MemberId("a"), TierKind.HOST, many)
+    state.stored(MemberId("b"), TierKind.HOST, many[:10])
+    state.forget(MemberId("a"))
+    assert len(state) == 100
+    assert state.longest_prefix(many) == 10, "forgotten at once"
+    assert [state.sweep(max_blocks=30) for _ in range(4)] == [True, True, True, False]
+    assert len(state) == 10
+    assert not state.sweep(max_blocks=30)
+
+
+def test_bits_are_used_again_after_the_sweep_only() -> None:
+    state = DirectoryState()
+    (one, two) = keys([1]), keys([2])
+    state.stored(MemberId("a"), TierKind.HOST, one)
+    for n in range(200):
+        state.forget(MemberId("a"))
+        state.stored(MemberId("a"), TierKind.HOST, two)
+        assert state.locate(keys([1, 2])) == [(), (Replica(MemberId("a"), TierKind.HOST),)]
+        if n % 10 == 9:
+            while state.sweep(max_blocks=100):
+                pass
+            assert len(state) == 1
+    assert state._live.bit_length() <= 12, "a directory that lives long keeps small masks"

@@ -17,10 +17,13 @@ from kvstore.node.store import LocalStore
 from kvstore.node.writing import CommittedBlock
 from kvstore.testing.clock import ManualClock
 from kvstore.tiers.base import TierKind
+from kvstore.transports.methods import request_type
 from kvstore.transports.process import this_process
+from kvstore.wire.v1 import node_pb2
 
 BLOCK_BYTES = 64 << 10
 TTL_S = 10.0
+SERVICE = node_pb2.DESCRIPTOR.services_by_name["NodeService"]
 
 
 def make_keys(*names: object) -> BlockKeys:
@@ -31,6 +34,11 @@ def make_keys(*names: object) -> BlockKeys:
 def content(key: bytes, length: int = BLOCK_BYTES) -> bytes:
     """What the block of that hash holds."""
     return (key * (length // len(key) + 1))[:length]
+
+
+def wire(keys: BlockKeys):
+    """The same keys in a message."""
+    return {"layout_fingerprint": keys.layout, "block_hashes": b"".join(keys.hashes)}
 
 
 class RecordingSink(NullEventSink):
@@ -89,7 +97,7 @@ class Harness:
         blocks = []
         for i in range(len(reservation.keys)) if indices is None else indices:
             data = content(reservation.keys[i].hash, reservation.block_bytes)
-            self.manager.write(session, reservation.id, i, 0, data)
+            self.manager.bulk.land(session, reservation.id, i, 0, memoryview(data))
             blocks.append(CommittedBlock(i, len(data), checksum(data)))
         self.manager.commit(session, reservation.id, blocks)
 
@@ -103,12 +111,21 @@ class Harness:
         return await self.manager.acquire(session, keys, wait_s)
 
     def read(self, session, lease, index):
-        return self.manager.read(session, lease.id, index, 0, BLOCK_BYTES)
+        loan = self.manager.bulk.lend(session, lease.id, [index])
+        try:
+            return bytes(loan.views[0])
+        finally:
+            loan.give_back()
+
+    async def call(self, method, **fields):
+        """As a client calls it, through all checks of the service."""
+        request = request_type(SERVICE.methods_by_name[method])(**fields)
+        return await self.store.service.handlers()[method](request)
 
     async def flush(self):
-        writer = self.manager._writer
-        while writer._task is not None:
-            await writer._task
+        queue = self.manager._demotion.queue
+        while queue._task is not None:
+            await queue._task
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ async def test_blocks_come_back_from_disk_and_stay_in_the_host_tier(make_store):
         assert (await store.acquire(session, keys)).tiers == [HOST] * 20
         assert store.sink.held[HOST] == set(keys)
         hits = {tier.kind: tier.hits for tier in store.manager.statistics().tiers}
-        assert hits == {HOST: 20, DISK: 20}
+        assert hits == {HOST: 20, DISK: 20, TierKind.REMOTE: 0}
 
 
 async def test_the_disk_tier_is_warm_after_a_restart(make_store):

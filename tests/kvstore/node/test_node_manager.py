@@ -20,7 +20,7 @@ from kvstore.tiers.base import MissReason, ReserveOutcome, TierKind
 
 from .conftest import BLOCK_BYTES, TTL_S, content, make_keys
 
-RESERVED, EXISTS, PENDING, NO_SPACE = ReserveOutcome
+RESERVED, EXISTS, PENDING, NO_SPACE, _ = ReserveOutcome
 HOST, DISK = TierKind.HOST, TierKind.DISK
 
 
@@ -139,11 +139,16 @@ async def test_the_slot_of_a_writer_that_may_still_write_waits_for_its_word(make
         store.manager.tick()
         other = store.open()
         assert store.manager.statistics().orphaned_blocks == 1
-        assert (await store.acquire(other, keys)).tiers == [MissReason.PENDING]
-        assert store.reserve(other, keys)[1] == [PENDING]
+        assert (await store.acquire(other, keys)).tiers == [MissReason.NEVER_STORED]
+        second, outcomes = store.reserve(other, keys)
+        assert outcomes == [RESERVED], "the key is free, the memory is not"
+        assert second.slots[0].offset != reservation.slots[0].offset
+        used_bytes = store.host.statistics().used_bytes
         store.manager.abort(session, reservation.id)
         assert store.manager.statistics().orphaned_blocks == 0
-        assert store.put(other, keys) == [RESERVED]
+        assert store.host.statistics().used_bytes == used_bytes // 2
+        store.fill(other, second)
+        assert (await store.acquire(other, keys)).tiers == [HOST]
 
 
 async def test_closing_a_session_that_expired_gives_its_slots_back(make_store):

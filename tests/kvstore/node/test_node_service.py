@@ -77,7 +77,9 @@ async def test_a_session_that_is_not_open_is_told_so(make_store):
             await handlers[method](request_type(SERVICE.methods_by_name[method])(session_id=5))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None
+)
 @given(data=st.data())
 async def test_random_messages_raise_nothing_but_our_errors(make_store, data):
     async with make_store() as store:

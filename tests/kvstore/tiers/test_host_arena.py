@@ -26,10 +26,15 @@ def test_another_mapping_sees_the_bytes_and_the_generations(tmp_path: Path) -> N
     assert bytes(other.view(offset, 5)) == b"hello"
     other.view(offset, 5)[:] = b"world"
     assert bytes(maker.view(offset, 5)) == b"world"
+    assert other.layers_ready(offset) == 0
+    maker.set_layers_ready(offset, 3)
+    assert other.layers_ready(offset) == 3
+    assert other.layers_ready(offset - 4096) == 0
     before = other.generation(offset)
     assert before == maker.generation(offset)
     maker.bump_generation(offset)
     assert other.generation(offset) == before + 1
+    assert other.layers_ready(offset) == 0, "a new life has written nothing"
     assert other.generation(offset - 4096) == before, "counters of other units stay"
     other.close()
     assert maker.path.exists(), "only the maker removes the file"
@@ -42,14 +47,17 @@ def test_another_process_reads_what_this_one_wrote(tmp_path: Path) -> None:
     arena = Arena(tmp_path, MIB)
     arena.view(arena.data_offset, 3)[:] = b"abc"
     arena.bump_generation(arena.data_offset)
+    arena.set_layers_ready(arena.data_offset, 5)
     program = (
         "import sys; from kvstore.tiers.host.arena import Arena\n"
         "a = Arena.attach(sys.argv[1]); o = a.data_offset\n"
-        "print(bytes(a.view(o, 3)).decode(), a.generation(o)); a.view(o, 3)[:] = b'xyz'; a.close()"
+        "print(bytes(a.view(o, 3)).decode(), a.generation(o), a.layers_ready(o))\n"
+        "a.view(o, 3)[:] = b'xyz'; a.set_layers_ready(o, 7); a.close()"
     )
     run = [sys.executable, "-c", program, str(arena.path)]
     answer = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert answer.split() == ["abc", str(arena.generation(arena.data_offset))]
+    assert answer.split() == ["abc", str(arena.generation(arena.data_offset)), "5"]
+    assert arena.layers_ready(arena.data_offset) == 7
     assert bytes(arena.view(arena.data_offset, 3)) == b"xyz"
     arena.close()
 
@@ -123,6 +131,20 @@ def test_the_limit_of_a_control_group_counts(
         Arena(tmp_path, MIB)
 
 
+def test_a_filesystem_of_huge_pages_gets_whole_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(tmp_path)
+    huge = os.statvfs_result((2 * MIB, 2 * MIB, *[real.f_bavail] * 7, 255))
+    monkeypatch.setattr(os, "statvfs", lambda folder: huge)
+    arena = Arena(tmp_path, 5 * MIB)
+    assert arena.capacity_bytes == 4 * MIB
+    assert arena.file_bytes % (2 * MIB) == 0
+    arena.close()
+    with pytest.raises(ConfigurationError, match=f"at least {2 * MIB} bytes"):
+        Arena(tmp_path, MIB)
+
+
 def test_attach_refuses_what_is_no_arena(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot open"):
         Arena.attach(tmp_path / "missing")
@@ -168,7 +190,7 @@ def test_header_parser_takes_any_bytes(data: bytes) -> None:
 def test_header_round_trip(units: int, base: int) -> None:
     header = ArenaHeader(units * 4096, base)
     assert decode_arena_header(header.encode(), header.file_bytes) == header
-    assert header.data_offset >= 4096 + 8 * units
+    assert header.data_offset >= header.layers_offset + 4 * units
     damaged = bytearray(header.encode())
     struct.pack_into("<I", damaged, 8, 99)
     with pytest.raises(ConfigurationError, match="version 99"):

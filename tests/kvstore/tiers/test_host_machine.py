@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kvstore.core.checksum import checksum
 from kvstore.core.ids import BlockKey
 from kvstore.eviction.lru import LRU
-from kvstore.testing.tier_conformance import numbered_key
+from kvstore.testing.tier_conformance import LAYOUT, numbered_key
 from kvstore.tiers.base import ReserveOutcome, Resident, Slot
 from kvstore.tiers.host.arena import Arena
 from kvstore.tiers.host.tier import HostTier
@@ -149,6 +149,32 @@ class HostMachine(RuleBasedStateMachine):
         assert all(self.tier.pending(key) for key in self.pending)
         statistics = self.tier.statistics()
         assert statistics.used_bytes <= statistics.capacity_bytes
+
+    @invariant()
+    def books_are_those_of_the_model(self) -> None:
+        live = self.pending | self.resident | self.condemned
+        used_bytes = self.tier.statistics().used_bytes
+        assert used_bytes == sum(self.tier.slot_bytes(slot) for slot in live.values())
+        assert self.tier.bytes_of(LAYOUT) == used_bytes
+        assert len(self.tier._blocks.rows) == len(live)
+        for key, slot in self.resident.items():
+            info = self.tier.info(key)
+            assert info is not None
+            assert info.length_bytes == len(content(key, slot))
+            assert info.checksum == checksum(content(key, slot))
+
+    @rule(keys=BATCH, priority=st.sampled_from([0, 35, 80]))
+    def retain(self, keys: list[BlockKey], priority: int) -> None:
+        here = self.tier.retain(keys, priority, None)
+        assert here == [key for key in keys if key in self.resident]
+
+    @rule(blocks=st.integers(0, 3))
+    def evict_within(self, blocks: int) -> None:
+        used_bytes = self.tier.statistics().used_bytes
+        evicted = self.tier.evict_within([LAYOUT], blocks * UNIT)
+        self.evict(evicted)
+        if used_bytes - self.tier.statistics().used_bytes < blocks * UNIT:
+            assert all(self.held[key] for key in self.resident)
 
     def teardown(self) -> None:
         self.tier.close()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from kvstore.core.errors import ConfigurationError
+from kvstore.testing.certificates import SecureServer
 from kvstore.testing.transport_conformance import (
     SERVICE,
     TransportConformance,
@@ -46,6 +47,30 @@ class TestGrpc(TransportConformance):
 
     def make_channel(self, server: Server, max_in_flight: int) -> Channel:
         return GrpcChannel(server.endpoint, SERVICE.full_name, max_in_flight=max_in_flight)
+
+
+class TestZmqCurve(TransportConformance):
+    def make_server(self, handlers: Mapping[str, Handler]) -> Server:
+        secure = SecureServer()
+        self.identity = secure.identity("client")
+        keys = secure.keys(self.identity)
+        return ZmqServer(SERVICE, handlers, "tcp://127.0.0.1:0", keys=keys)
+
+    def make_channel(self, server: Server, max_in_flight: int) -> Channel:
+        return ZmqChannel(server.endpoint, keys=self.identity.keys(), max_in_flight=max_in_flight)
+
+
+class TestGrpcTlsToken(TransportConformance):
+    def make_server(self, handlers: Mapping[str, Handler]) -> Server:
+        secure = SecureServer()
+        self.identity = secure.identity("client")
+        return GrpcServer(SERVICE, handlers, "127.0.0.1:0", keys=secure.keys(self.identity))
+
+    def make_channel(self, server: Server, max_in_flight: int) -> Channel:
+        keys = self.identity.keys()
+        return GrpcChannel(
+            server.endpoint, SERVICE.full_name, keys=keys, max_in_flight=max_in_flight
+        )
 
 
 class TestInproc(TransportConformance):

@@ -1,4 +1,4 @@
-"""Committed blocks on their way from the host tier to the disk tier."""
+"""Blocks on their way from the host tier to the disk tier."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _LOG = logging.getLogger(__name__)
 BATCH_BYTES = 32 << 20
 
 
-class WriteThrough:
+class DiskQueue:
     """A bounded queue in front of the disk. One batch is being written at a time.
 
     A queued block is referenced, so that the host tier cannot evict it before it is written. Bound:
-    `max_bytes` queued and in work; what is offered beyond that stays in the host tier alone and is
-    counted. Owned by the node's event loop; only `disk.store` runs in `executor`.
+    `max_bytes` queued and in work; what is offered beyond that is refused. A block that is dropped
+    from the host tier while it is queued or in work does not stay on disk. Owned by the node's
+    event loop; only `disk.store` runs in `executor`.
     """
 
     def __init__(self, replicas: Replicas, executor: Executor, max_bytes: int) -> None:
@@ -33,36 +34,50 @@ class WriteThrough:
         self._bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
-        self.num_skipped = 0
 
-    def offer(self, keys: Sequence[BlockKey]) -> None:
-        """Write resident blocks to disk some time soon, those that there is room for."""
-        residents = self._replicas.host.acquire(keys)
-        refused = []
+    @property
+    def room_bytes(self) -> int:
+        return 0 if self._stopping else self._max_bytes - self._bytes
+
+    @property
+    def idle(self) -> bool:
+        return self._task is None
+
+    def offer(self, keys: Sequence[BlockKey]) -> dict[BlockKey, int]:
+        """Write blocks to disk some time soon, those that are resident. Returns those that there
+        was no room for, with their bytes."""
+        residents = self._replicas.host.hold(keys)
+        refused: dict[BlockKey, int] = {}
         for key, resident in zip(keys, residents, strict=True):
-            assert resident is not None, "offered blocks are resident"
+            if resident is None:  # a reader keeps what was dropped
+                continue
             size = resident.slot.length_bytes
-            if self._stopping or self._bytes + size > self._max_bytes:
-                refused.append(key)
+            if size > self.room_bytes:
+                refused[key] = size
                 continue
             self._bytes += size
             self._queue.append((key, resident))
         self._replicas.host.release(refused)
-        self.num_skipped += len(refused)
         if self._queue and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._drain_queue())
+        return refused
 
-    async def stop(self, flush_s: float) -> None:
-        """Write what is queued for at most `flush_s`, then give up the rest; the batch in work is
-        ended."""
+    async def wait_idle(self, timeout_s: float) -> None:
+        """Until all that was offered is written or given up, or the time is over."""
         if self._task is not None:
-            await asyncio.wait([self._task], timeout=flush_s)
+            await asyncio.wait([self._task], timeout=max(timeout_s, 0))
+
+    async def stop(self, flush_s: float) -> int:
+        """Write what is queued for at most `flush_s`, then give up the rest; the batch in work is
+        ended. Returns how many blocks were given up."""
+        await self.wait_idle(flush_s)
         self._stopping = True
-        self._release([key for key, _ in self._queue])
-        self.num_skipped += len(self._queue)
+        given_up = len(self._queue)
+        self._replicas.host.release([key for key, _ in self._queue])
         self._queue.clear()
         if self._task is not None:
             await self._task
+        return given_up
 
     async def _drain_queue(self) -> None:
         while self._queue:
@@ -83,20 +98,24 @@ class WriteThrough:
         keys = [key for key, _ in batch]
         disk = self._replicas.disk
         assert disk is not None
-        blocks = [Block(key, self._view(resident), resident.checksum) for key, resident in batch]
+        blocks = [
+            Block(key, self._view(resident), resident.checksum)
+            for key, resident in batch
+            if key in self._replicas.host
+        ]
         loop = asyncio.get_running_loop()
         try:
             result = await loop.run_in_executor(self._executor, disk.store, blocks)
         except Exception:  # the boundary of this task: a defect of a tier must not end it
             _LOG.exception("the disk tier failed; %d blocks stay in the host tier alone", len(keys))
             result = StoreResult([], [])
-        finally:
-            self._release(keys)
-        self._replicas.stored(TierKind.DISK, result.stored)
+        # Referenced blocks are not evicted: those that are gone were dropped, on disk too by now.
+        dropped = [key for key in result.stored if key not in self._replicas.host]
+        disk.drop(dropped)
+        self._replicas.host.release(keys)
+        gone = set(dropped)
+        self._replicas.stored(TierKind.DISK, [key for key in result.stored if key not in gone])
         self._replicas.evicted(TierKind.DISK, result.evicted)
 
     def _view(self, resident: Resident) -> memoryview:
         return self._replicas.host.view(resident.slot)[: resident.slot.length_bytes]
-
-    def _release(self, keys: Sequence[BlockKey]) -> None:
-        self._replicas.host.release(keys)
