@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cluster.bench.case import Case
 
-_PACKAGES = ("open-kvstore", "numpy", "torch", "pyzmq", "grpcio", "redis", "crc32c")
+_PACKAGES = ("open-kvstore", "numpy", "torch", "pyzmq", "grpcio", "redis", "awscrt")
 
 
 def as_json(case: Case) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import crc32c as _crc32c
+from awscrt import checksums as _checksums
 
 
-def checksum(data: bytes | bytearray | memoryview) -> int:
-    """CRC-32C of contiguous bytes (hardware instruction, about 10 GB/s). Releases the GIL above 32
-    KiB."""
-    return _crc32c.crc32c(data, gil_release_mode=-1)
+def checksum(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
+    """CRC-32C of contiguous bytes, or of those that `crc` is the checksum of with these after them.
+
+    Vector instructions, about 50 GB/s from a core's own cache. Releases the GIL.
+    """
+    result: int = _checksums.crc32c(data, crc)
+    return result

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mmap
 
-import crc32c
 import numpy as np
+
+from kvstore.core.checksum import checksum
 
 ALIGNMENT = 4096
 """Bytes. Unit of the arena and of direct I/O; every page size and SSD sector size divides it."""
@@ -41,12 +42,12 @@ def copy_with_checksum(into: memoryview, data: memoryview, crc: int = 0) -> int:
     if data.nbytes <= SMALL_BYTES:
         target_bytes = into.cast("B")
         target_bytes[:] = data.cast("B")
-        return int(crc32c.crc32c(target_bytes, crc))
+        return checksum(target_bytes, crc)
     target, source = np.frombuffer(into, np.uint8), np.frombuffer(data, np.uint8)
     for start in range(0, len(source), CACHED_BYTES):
         piece = target[start : start + CACHED_BYTES]
         np.copyto(piece, source[start : start + CACHED_BYTES])
-        crc = crc32c.crc32c(piece.data, crc, gil_release_mode=-1)
+        crc = checksum(piece.data, crc)
     return crc
 
 

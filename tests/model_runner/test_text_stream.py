@@ -140,6 +140,16 @@ def test_nothing_comes_after_a_stop_string() -> None:
     assert stream.flush() == ""
 
 
+@pytest.mark.parametrize("size", [1, 3, 50], ids="pushes of {}".format)
+def test_the_first_tokens_stop_nothing(size: int) -> None:
+    """Neither a stop string among them, nor one that begins there and ends later."""
+    first, rest = (BYTE_LEVEL(text).input_ids for text in ("STOP a ST", "OP b STOP c"))
+    stream = TextStream(BYTE_LEVEL, ["STOP"], min_tokens=len(first))
+    pushed = "".join(stream.push(part) for part in split(first + rest, [size]))
+    assert pushed + stream.flush() == "STOP a STOP b "
+    assert stream.stopped
+
+
 def test_special_tokens_are_left_out_unless_asked_for() -> None:
     ids = [*BYTE_LEVEL("the").input_ids, BYTE_LEVEL.eos_token_id]
     assert TextStream(BYTE_LEVEL).push(ids) == "the"

@@ -125,4 +125,7 @@ def _check_positions(call: Mapping[str, Any], start: int, count: int) -> None:
         return
     expected = torch.arange(start, start + count, device=positions.device)
     if positions.dim() != 2 or not bool((positions == expected).all()):
-        raise InvalidArgumentError("position_ids must count the tokens from 0; leave them out")
+        raise InvalidArgumentError(
+            f"position_ids must go on at {start}, where the cache ends: leave them out; assisted "
+            "decoding cannot start from a filled cache"
+        )

@@ -138,6 +138,58 @@ async def test_sampling_fields_reach_the_worker(cluster) -> None:
     assert request.bypass_cache
 
 
+async def test_every_sampling_field_reaches_the_worker(cluster) -> None:
+    await cluster.openai.completions.create(
+        model="tiny",
+        prompt="fox",
+        n=2,
+        seed=7,
+        max_tokens=9,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        logit_bias={"5": 1.5},
+        extra_body={
+            "min_p": 0.25,
+            "repetition_penalty": 1.5,
+            "min_tokens": 3,
+            "stop_token_ids": [8, 9],
+            "bad_words": ["fox"],
+        },
+    )
+    first, second = sorted(cluster.prefill.requests, key=lambda request: request.request_id)
+    sampling = first.sampling
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+    assert (sampling.min_p, sampling.repetition_penalty) == (0.25, 1.5)
+    assert (sampling.min_tokens, list(sampling.stop_token_ids)) == (3, [8, 9])
+    assert dict(sampling.logit_bias) == {5: 1.5}
+    words = [list(word.token_ids) for word in sampling.bad_words]
+    assert words == [cluster.tokenizer.encode("fox"), cluster.tokenizer.encode(" fox")]
+    assert not sampling.HasField("logprobs")
+    assert not sampling.HasField("prompt_logprobs")
+    assert sampling.seed == 7
+    assert second.sampling.seed != 7
+    second.sampling.seed = 7
+    assert second.sampling == sampling
+
+
+async def test_choices_of_a_prompt_are_routed_once(cluster) -> None:
+    answer = await cluster.openai.completions.create(model="tiny", prompt=["fox", "dog"], n=3)
+    assert [choice.index for choice in answer.choices] == list(range(6))
+    assert len(cluster.conductor.routes) == 2
+    assert len({request.request_id for request in cluster.prefill.requests}) == 6
+    assert len({request.sampling.seed for request in cluster.prefill.requests}) == 6
+    assert answer.usage.completion_tokens == 6 * (len(cluster.script.token_ids) + 1)
+    assert answer.usage.prompt_tokens_details.cached_tokens <= answer.usage.prompt_tokens * 10
+
+
+async def test_min_tokens_go_before_stop_strings(cluster) -> None:
+    tokens = len(cluster.tokenizer.encode("the"))
+    answer = await cluster.openai.completions.create(
+        model="tiny", prompt="fox", stop="the", extra_body={"min_tokens": tokens}
+    )
+    assert answer.choices[0].text == "the lazy dog"
+
+
 async def test_defaults_are_those_of_openai(cluster) -> None:
     await cluster.openai.completions.create(model="tiny", prompt=[1, 2, 3])
     await cluster.openai.chat.completions.create(model="tiny", messages=CHAT)

@@ -224,6 +224,8 @@ async def test_requests_beyond_the_bound_are_refused(cluster) -> None:
 async def test_more_prompts_than_ever_fit(cluster) -> None:
     with pytest.raises(openai.BadRequestError, match="at most 2 prompts"):
         await cluster.openai.completions.create(model="tiny", prompt=["a", "b", "c"])
+    with pytest.raises(openai.BadRequestError, match="lower n"):
+        await cluster.openai.completions.create(model="tiny", prompt="a", n=3)
 
 
 async def test_conductor_down(cluster) -> None:

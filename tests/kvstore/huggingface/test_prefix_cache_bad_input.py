@@ -104,7 +104,7 @@ def left_padded(prompt: torch.Tensor) -> torch.Tensor:
                 p[:, c.get_seq_length() :], past_key_values=c,
                 position_ids=7 + torch.arange(c.get_seq_length(), p.shape[1])[None],
             ),
-            "position_ids must count",
+            "position_ids must go on",
         ),
     ],
     ids=["another prompt", "padding", "beams", "embeddings", "positions"],
@@ -202,8 +202,8 @@ def test_models_in_another_state(
         (MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4), "Mamba"),
         (
             DeepseekV3Config(
-                **COMMON | {"num_key_value_heads": 4}, first_k_dense_replace=3, kv_lora_rank=8, q_lora_rank=8,
-                qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=12,
+                **COMMON | {"num_key_value_heads": 4}, first_k_dense_replace=3, kv_lora_rank=8,
+                q_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=12,
             ),
             "K and V differ in shape",
         ),

@@ -17,6 +17,7 @@ import kvstore
 from kvstore.client import connection
 from kvstore.client.huggingface import PrefixCache
 from kvstore.client.sync import SyncClient
+from kvstore.core.errors import InvalidArgumentError
 from kvstore.core.ids import BlockKeys
 from kvstore.node.config import NodeConfig
 from kvstore.testing.node_process import NodeProcess, node_process
@@ -147,27 +148,32 @@ def test_half_precision_comes_back_bit_for_bit(
     assert prefixes.identity.layout.dtype == dtype
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"prefill_chunk_size": 7}, {"prompt_lookup_num_tokens": 3}],
-    ids=["chunks", "guesses"],
-)
-def test_other_ways_to_generate(
-    llama: PreTrainedModel, store: SyncClient, settings: dict[str, int]
+def test_prefill_in_chunks(llama: PreTrainedModel, store: SyncClient) -> None:
+    prefixes = PrefixCache(store, llama, block_size_tokens=BLOCK)
+    prompt = tokens(30)
+    plain = generate(llama, prompt)
+    for cached_tokens in (0, 28):
+        output, cached = run(prefixes, llama, prompt, prefill_chunk_size=7)
+        assert torch.equal(output, plain)
+        assert cached.num_cached_tokens == cached_tokens
+
+
+def test_guesses_that_are_taken_back_out_of_the_cache(
+    llama: PreTrainedModel, store: SyncClient
 ) -> None:
-    """Chunks, and guesses that are taken back out of the cache."""
+    """Assisted decoding begins with an empty cache; what it leaves there can be hit."""
     prefixes = PrefixCache(store, llama, block_size_tokens=BLOCK)
     half = tokens(15)
     prompt = torch.cat([half, half], dim=1)
     plain = generate(llama, prompt)
-    for cached_tokens in (0, 28):
-        output, cached = run(prefixes, llama, prompt, **settings)
-        assert torch.equal(output, plain)
-        assert cached.num_cached_tokens == cached_tokens
-    turn = torch.cat([plain, half[:, :1]], dim=1)
+    output, _ = run(prefixes, llama, prompt, prompt_lookup_num_tokens=3)
+    assert torch.equal(output, plain)
+    turn = torch.cat([plain, half[:, :2]], dim=1)
     output, cached = run(prefixes, llama, turn)
     assert cached.num_cached_tokens == 40
     assert torch.equal(output, generate(llama, turn))
+    with pytest.raises(InvalidArgumentError, match="assisted decoding cannot start"):
+        run(prefixes, llama, turn, prompt_lookup_num_tokens=3)
 
 
 def test_a_loop_of_ones_own(llama: PreTrainedModel, store: SyncClient) -> None:
@@ -250,15 +256,16 @@ def test_a_store_that_dies_costs_the_hit(
 
 
 def test_a_full_store_keeps_what_it_has_room_for(llama: PreTrainedModel) -> None:
-    """A block has 6 KiB here, and takes 8 of the arena."""
     prompt = tokens(100)
     plain = generate(llama, prompt)
     with kvstore.open(host="64KiB") as store:
         prefixes = PrefixCache(store, llama, block_size_tokens=BLOCK)
-        for _ in range(2):
-            output, _ = run(prefixes, llama, prompt)
-            assert torch.equal(output, plain)
-        assert prefixes.statistics().saved_blocks < 27
+        output, cached = run(prefixes, llama, prompt)
+        assert 0 < cached.num_saved_blocks < 27
+        assert torch.equal(output, plain)
+        output, cached = run(prefixes, llama, prompt)
+        assert 0 < cached.num_cached_tokens < 96
+        assert torch.equal(output, plain)
 
 
 def test_bytes_that_changed_are_a_miss(llama: PreTrainedModel, store: SyncClient) -> None:
