@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from cluster.gateway.channels import Chunks, WorkerChannels
 from cluster.gateway.observation import Observation
 from cluster.gateway.prompts import Job
 from cluster.gateway.reports import CompletionReporter
+from cluster.gateway.shared_route import SharedRoute
 from cluster.membership.client import ConductorClient
 from cluster.wire.v1 import conductor_pb2 as conductor
 from kvstore.core.errors import (
@@ -48,24 +49,6 @@ class Cluster:
     catalog: ModelCatalog
     workers: WorkerChannels
     reports: CompletionReporter
-
-
-class SharedRoute:
-    """One placement for all samples of a prompt: the blocks are where the first one computes them.
-    Belongs to one event loop."""
-
-    def __init__(self) -> None:
-        self._asking = asyncio.Lock()
-        self._route: conductor.RouteResponse | None = None
-
-    async def get(
-        self, ask: Callable[[], Awaitable[conductor.RouteResponse]]
-    ) -> conductor.RouteResponse:
-        """Whoever comes first asks. If that fails, so does he, and the next one asks again."""
-        async with self._asking:
-            if self._route is None:
-                self._route = await ask()
-            return self._route
 
 
 class Generation:
@@ -103,6 +86,12 @@ class Generation:
     def finished(self) -> bool:
         """Stopped, or as long as it may be: known even if the worker dies before it says so."""
         return self.stopped or len(self.output_token_ids) >= self.job.sampling.max_tokens
+
+    @property
+    def _prompt_is_told(self) -> bool:
+        """Nothing is missing of the prompt's log probabilities."""
+        asked = self.job.sampling.HasField("prompt_logprobs")
+        return not asked or len(self.prompt_logprobs) == len(self.job.prompt_token_ids) - 1
 
     async def tokens(self) -> TokenIds:
         """Token ids as they come. Close it (`contextlib.aclosing`) to cancel the worker's call.
@@ -227,7 +216,7 @@ class Generation:
             sampling=self.job.sampling,
             bypass_cache=self.job.bypass_cache,
         )
-        if len(self.prompt_logprobs) == len(self.job.prompt_token_ids) - 1:
+        if self._prompt_is_told:
             request.sampling.ClearField("prompt_logprobs")
         else:
             self.prompt_logprobs.clear()
@@ -237,9 +226,14 @@ class Generation:
         """Takes notice of a chunk; returns its tokens."""
         self.observation.chunk(chunk)
         token_ids = list(chunk.token_ids)
+        asked = self.job.sampling.HasField("logprobs")
+        if asked and len(chunk.logprobs) != len(token_ids):
+            raise ProtocolError("a worker sent tokens without their logprobs: run one version only")
         self.output_token_ids += token_ids
         self.logprobs += chunk.logprobs
         self.prompt_logprobs += chunk.prompt_logprobs
+        if token_ids and not self._prompt_is_told:
+            raise ProtocolError("a worker sent a token before its prompt's logprobs")
         self.stopped = chunk.finish_reason == generation.FINISH_REASON_STOP
         return token_ids
 

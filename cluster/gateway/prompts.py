@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, cast
 import jinja2
 
 from cluster.gateway.errors import BadFieldError, ContextLengthError
-from cluster.gateway.schemas import ChatMessage, GenerationFields, Prompt
+from cluster.gateway.fields import Prompt
+from cluster.gateway.schemas import ChatMessage, GenerationFields
 from cluster.wire.v1 import conductor_pb2 as conductor
 from kvstore.core.hashing import block_hashes
 from model_runner.sampling.random_stream import choice_seed

@@ -17,11 +17,12 @@ from cluster.gateway import responses
 from cluster.gateway.admission import InFlight
 from cluster.gateway.answer import Answer, AnswerShape
 from cluster.gateway.config import GatewayConfig
-from cluster.gateway.generate import Cluster, Generation, SharedRoute
+from cluster.gateway.generate import Cluster, Generation
 from cluster.gateway.observation import Observation
 from cluster.gateway.openai_format import Envelope, Format
 from cluster.gateway.prompts import Job, build_jobs
 from cluster.gateway.schemas import GenerationFields
+from cluster.gateway.shared_route import SharedRoute
 from cluster.gateway.tokenizers import TokenizerCache
 from kvstore.core.errors import DeadlineExceededError
 from kvstore.observability.metrics import ServingMetrics

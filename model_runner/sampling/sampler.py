@@ -60,7 +60,7 @@ def sample(
     assert len(logits) == len(requests)
     states = [state_of(request, eos_token_ids) for request in requests]
     told = [i for i, request in enumerate(requests) if request.sampling.logprobs is not None]
-    logprobs = logits[told].log_softmax(-1) if told else None
+    logprobs = _rows(logits, told).log_softmax(-1) if told else None
     largest, tokens = logits.max(-1)
     # The largest is finite unless one is NaN or +inf, or all are -inf.
     usable = largest.isfinite()
@@ -69,7 +69,7 @@ def sample(
     if edited:
         rows = [e.row for e in edited]
         edit_logits(logits, edited)
-        largest, tokens[rows] = logits[rows].max(-1)
+        largest, tokens[rows] = _rows(logits, rows).max(-1)
         forbidden[rows] = largest == -torch.inf
     _draw_rows(logits, tokens, requests, states)
     chosen, finite, none_left = torch.stack((tokens, usable, forbidden)).tolist()
@@ -97,8 +97,12 @@ def _draw_rows(
     uniforms = [
         stream.at(len(requests[i])) for i in rows if (stream := states[i].stream) is not None
     ]
-    part = logits if len(rows) == len(requests) else logits[rows]
-    tokens[rows] = draw(part, [requests[i].sampling for i in rows], uniforms)
+    tokens[rows] = draw(_rows(logits, rows), [requests[i].sampling for i in rows], uniforms)
+
+
+def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """These rows, ascending: without a copy where they are all there are."""
+    return logits if len(rows) == len(logits) else logits[rows]
 
 
 def _outcome(request: Request, token: int, is_finite: bool, none_left: bool) -> Outcome:

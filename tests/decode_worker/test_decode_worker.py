@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -17,11 +18,14 @@ from decode_worker.wire.v1.decode_pb2_grpc import DecodeServiceStub
 from decode_worker.worker import DecodeWorker
 from kvstore.core.errors import ConfigurationError
 from model_runner.config import WorkerConfig
+from model_runner.runner import ModelRunner
+from model_runner.step import ForwardChunk
 from model_runner.wire.v1.generation_pb2 import (
     FINISH_REASON_LENGTH,
     GenerateChunk,
     GenerateRequest,
     SamplingParams,
+    TokenSequence,
 )
 
 PROMPT = [7, 3, 9, 4, 11, 6, 8, 2, 15, 21, 13, 5, 19, 17, 23, 29, 31, 37]
@@ -132,6 +136,44 @@ async def test_decode_worker_names_what_is_wrong(
             await collect(stub, message(**fields))
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert names in (raised.value.details() or "")
+
+
+async def test_decode_worker_a_request_that_forbids_every_token(
+    start_worker: Any, reference: Any
+) -> None:
+    """It is told so, and the worker serves on."""
+    worker = await start_worker()
+    words = [TokenSequence(token_ids=[i]) for i in range(worker.model.vocab_size)]
+    async with connected(worker) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await collect(stub, message(sampling={"bad_words": words}))
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "leave no token for position 18: forbid fewer" in (raised.value.details() or "")
+        assert tokens_of(await collect(stub, message())) == reference(PROMPT, 8)
+
+
+async def test_decode_worker_nan_logits_end_only_their_request(
+    start_worker: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = ModelRunner.forward
+
+    def sick(self: ModelRunner, chunks: Sequence[ForwardChunk]) -> torch.Tensor:
+        logits = forward(self, chunks).clone()
+        logits[[i for i, chunk in enumerate(chunks) if chunk.token_ids[0] == 1]] = torch.nan
+        return logits
+
+    monkeypatch.setattr(ModelRunner, "forward", sick)
+    worker = await start_worker()
+    async with connected(worker) as stub:
+        hot = {"temperature": 1.0, "top_p": 0.9, "frequency_penalty": 0.5, "logprobs": 2}
+        good, bad = await asyncio.gather(
+            collect(stub, message()),
+            collect(stub, message(prompt_token_ids=[1, 2, 3], sampling=hot)),
+            return_exceptions=True,
+        )
+    assert tokens_of(good) == reference(PROMPT, 8)
+    assert isinstance(bad, grpc.aio.AioRpcError)
+    assert "logits at position 3 are not finite" in (bad.details() or "")
 
 
 async def test_decode_worker_refuses_when_its_queue_is_full(start_worker: Any, gate: Any) -> None:

@@ -17,6 +17,7 @@ from kvstore.tiers.device.cache import DeviceCache
 from model_runner.engine_output import EngineOutput, FirstOutput
 from model_runner.inventory import RecordedInventory
 from model_runner.output_stream import OutputStream, merge_tokens
+from model_runner.sampling.logprobs import TokenLogprobs
 from model_runner.store_guard import StoreGuard
 from model_runner.store_node import NodeStore
 from model_runner.types import FinishReason
@@ -35,6 +36,20 @@ def test_merging_keeps_every_token_and_what_is_told_with_it() -> None:
     assert merge_tokens(outputs) == [
         EngineOutput((1, 2, 3), _FIRST, FinishReason.LENGTH),
         EngineOutput(published=True),
+    ]
+
+
+def test_merging_keeps_logprobs_with_their_tokens() -> None:
+    told = [TokenLogprobs(-float(n), (n,), (-0.5,)) for n in range(4)]
+    outputs = [
+        EngineOutput(prompt_logprobs=(told[3],)),
+        EngineOutput((0,), _FIRST, logprobs=(told[0],)),
+        EngineOutput((1,), logprobs=(told[1],)),
+        EngineOutput((2,), finish_reason=FinishReason.STOP, logprobs=(told[2],)),
+    ]
+    assert merge_tokens(outputs) == [
+        EngineOutput(prompt_logprobs=(told[3],)),
+        EngineOutput((0, 1, 2), _FIRST, FinishReason.STOP, logprobs=tuple(told[:3])),
     ]
 
 

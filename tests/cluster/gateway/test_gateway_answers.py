@@ -182,6 +182,15 @@ async def test_choices_of_a_prompt_are_routed_once(cluster) -> None:
     assert answer.usage.prompt_tokens_details.cached_tokens <= answer.usage.prompt_tokens * 10
 
 
+async def test_workers_that_do_not_tell_logprobs_are_no_defect_of_the_gateway(cluster) -> None:
+    """As of an older version: the error says so."""
+    for fields in ({"logprobs": 1}, {"logprobs": 1, "echo": True}):
+        body = {"model": "tiny", "prompt": "fox"} | fields
+        response = await cluster.http.post("/v1/completions", json=body)
+        assert response.status_code == 500
+        assert "run one version only" in response.json()["error"]["message"]
+
+
 async def test_min_tokens_go_before_stop_strings(cluster) -> None:
     tokens = len(cluster.tokenizer.encode("the"))
     answer = await cluster.openai.completions.create(
