@@ -6,11 +6,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from kvstore.client.arrays import as_items
 from kvstore.client.blocks import FoundBlock, ReservedBlock
+from kvstore.client.copying import Items
 from kvstore.client.huggingface.model import ModelKV, layers_of
 from kvstore.client.sync import SyncClient, SyncLease
 from kvstore.core.errors import ChecksumError, LeaseExpiredError
@@ -90,10 +93,11 @@ def _copied(rows: Sequence[Sequence[FoundBlock]], layout: KVLayout) -> torch.Ten
     layers, _, heads, size, head_dim = layout.shape
     shape = (layers, 2, len(rows), heads, len(rows[0]) * size, head_dim)
     memory = torch.empty(shape, dtype=getattr(torch, layout.dtype))
+    target = _bits(memory)
     for row, blocks in enumerate(rows):
         for number, block in enumerate(blocks):
-            part = memory[:, :, row, :, number * size : (number + 1) * size]
-            part.copy_(block.torch(layout))
+            tokens = slice(number * size, (number + 1) * size)
+            np.copyto(target[:, :, row, :, tokens], as_items(block.view, layout))
     return memory
 
 
@@ -116,22 +120,31 @@ def _cache(memory: torch.Tensor, num_tokens: int, kv: ModelKV) -> DynamicCache:
     need the rest."""
     cache = DynamicCache()
     if num_tokens:
-        for (keys, values), device in zip(memory[:, :, :, :, :num_tokens], kv.devices, strict=True):
+        for both, device in zip(memory[:, :, :, :, :num_tokens], kv.devices, strict=True):
+            keys, values = both.to(device)
             layer = DynamicLayer()  # type: ignore[no-untyped-call]
-            layer.lazy_initialization(keys.to(device), values.to(device))
-            layer.keys, layer.values = keys.to(device), values.to(device)
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
             cache.layers.append(layer)
     return cache
 
 
-def _sources(cache: DynamicCache, first_token: int) -> list[torch.Tensor]:
+def _sources(cache: DynamicCache, first_token: int) -> list[Items]:
     """K and V of each layer from `first_token` on, on the CPU."""
     tensors = [kv for layer in layers_of(cache) for kv in (layer.keys, layer.values)]
-    return [kv.detach()[:, :, first_token:].cpu() for kv in tensors]
+    return [_bits(kv.detach()[:, :, first_token:].cpu()) for kv in tensors]
 
 
-@torch.no_grad()
-def _write(block: ReservedBlock, layout: KVLayout, parts: Sequence[torch.Tensor]) -> None:
+def _write(block: ReservedBlock, layout: KVLayout, parts: Sequence[Items]) -> None:
     """`parts`: for each layer K and V, `[kv_head, token, head_dim]`, that begin with the block."""
-    size = layout.block_size_tokens
-    torch.stack([part[:, :size] for part in parts], out=block.torch(layout).flatten(0, 1))
+    target = as_items(block.view, layout)
+    for i, part in enumerate(parts):
+        np.copyto(target[i // 2, i % 2], part[:, : layout.block_size_tokens])
+
+
+def _bits(tensor: torch.Tensor) -> Items:
+    """Over the same memory. numpy knows no bfloat16; and its copies, which release the GIL, are one
+    memcpy a row: those of torch share each block out to threads, and wait for the last of them."""
+    kind = {2: torch.int16, 4: torch.int32}[tensor.element_size()]
+    array = tensor.view(kind).numpy()
+    return array.view(f"u{tensor.element_size()}")

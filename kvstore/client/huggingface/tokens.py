@@ -48,7 +48,11 @@ class TokenRecord:
         """Sees the model's forward passes with this cache; leaves all others alone."""
         names = list(inspect.signature(model.forward).parameters)
 
-        def see(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def see(
+            _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+        ) -> None:
+            if kwargs is None:  # another thread's call, while this hook comes or goes
+                return
             call = dict(zip(names, args, strict=False)) | kwargs
             if call.get("past_key_values") is self._cache:
                 self._add(call)

@@ -18,6 +18,7 @@ from kvstore.client import connection
 from kvstore.client.huggingface import PrefixCache
 from kvstore.client.sync import SyncClient
 from kvstore.core.errors import InvalidArgumentError
+from kvstore.core.hashing import block_hashes
 from kvstore.core.ids import BlockKeys
 from kvstore.node.config import NodeConfig
 from kvstore.testing.node_process import NodeProcess, node_process
@@ -25,8 +26,9 @@ from kvstore.tiers.base import TierKind
 from kvstore.transports.process import this_process
 from model_runner.config import WorkerConfig
 from model_runner.runner import ModelRunner
+from model_runner.step import ForwardChunk
 
-from .conftest import BLOCK, generate, tokens
+from .conftest import BLOCK, VOCAB, generate, tokens
 
 Watch = Callable[[PreTrainedModel], list[int]]
 
@@ -212,9 +214,22 @@ def test_two_threads_generate_with_one_model(llama: PreTrainedModel, store: Sync
     assert prefixes.statistics().cached_tokens == 2 * 2 * 28
 
 
-def test_the_checkpoint_s_identity_is_that_of_the_workers(
+def test_a_call_of_another_thread_may_see_half_a_hook(
+    llama: PreTrainedModel, store: SyncClient
+) -> None:
+    """torch keeps the hook and its wish for keyword arguments in two places, and takes them away
+    one after the other: calls in between come without."""
+    prefixes = PrefixCache(store, llama, block_size_tokens=BLOCK)
+    with prefixes.prompt(tokens(30)):
+        assert len(llama._forward_pre_hooks_with_kwargs) == 1
+        llama._forward_pre_hooks_with_kwargs.clear()
+        assert llama(tokens(5), use_cache=False).logits.shape == (1, 5, VOCAB)
+
+
+def test_blocks_are_those_of_the_workers(
     llama: PreTrainedModel, llama_folder: Path, store: SyncClient
 ) -> None:
+    """Under the same names, with the same content: either can go on from what the other saved."""
     runner = ModelRunner(
         WorkerConfig(model=str(llama_folder), block_size_tokens=BLOCK, device_blocks=8)
     )
@@ -222,6 +237,15 @@ def test_the_checkpoint_s_identity_is_that_of_the_workers(
     assert prefixes.identity == runner.identity
     in_memory = PrefixCache(store, llama, block_size_tokens=BLOCK)
     assert in_memory.identity.root() != runner.identity.root()
+
+    prompt = tokens(13)
+    run(prefixes, llama, prompt, max_new_tokens=1)
+    runner.forward([ForwardChunk(prompt[0].tolist(), 0, [5, 2, 7, 0])])
+    hashes = block_hashes(runner.identity.root(), prompt[0].tolist(), BLOCK)
+    with store.acquire(BlockKeys(runner.layout.fingerprint, hashes)) as lease:
+        assert lease.prefix_length == 3
+        for found, computed in zip(lease.found, runner.cache.tensor[[5, 2, 7]], strict=True):
+            torch.testing.assert_close(found.torch(runner.layout), computed, atol=1e-5, rtol=0)
 
 
 def test_another_model_gets_no_hit(
