@@ -15,18 +15,20 @@ from kvstore.testing import chaos
 def main(runs: int, first_seed: int) -> int:
     seeds = range(first_seed, first_seed + runs)
     killed: Counter[str] = Counter()
-    num_failed = num_durable = 0
+    num_failed = num_durable = num_orphaned = 0
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
         for outcome in pool.map(chaos.run, seeds):
             killed[outcome.killed] += 1
             num_durable += outcome.durable_blocks
+            num_orphaned += outcome.orphaned_blocks
             num_failed += bool(outcome.problems)
             for problem in outcome.problems:
                 print(f"seed {outcome.seed}, {outcome.killed} killed: {problem}", flush=True)
     print(
-        f"{runs} runs, {num_failed} failed; killed {dict(killed)}; "
-        f"{num_durable} durable blocks looked for"
+        f"{runs} runs, {num_failed} failed; killed "
+        + ", ".join(f"{name} {count} times" for name, count in killed.items())
+        + f"; {num_durable} durable blocks looked for, {num_orphaned} kept back for stalled writers"
     )
     return 1 if num_failed else 0
 

@@ -34,7 +34,8 @@ class BenchOptions:
     folder: Path
     """For disk tiers and scratch files; on the disk that is to be measured."""
     peers: Mapping[str, Path] = field(default_factory=dict)
-    """Name of a peer → Python interpreter of the environment that it is installed in."""
+    """Name of a peer → what starts it: the Python interpreter of the environment that Mooncake is
+    installed in, the server of Redis."""
     trace: Path | None = None
     capacities_tokens: Sequence[int] = ()
     policies: Sequence[str] = ()

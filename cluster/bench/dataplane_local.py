@@ -14,6 +14,7 @@ from cluster.bench.case import BenchOptions, Case
 from cluster.bench.ceilings import BLOCK_BYTES, NUM_BLOCKS, memcpy, random_blocks, touched_blocks
 from cluster.bench.spawned_node import spawned_node
 from kvstore.client.aio import Client
+from kvstore.client.work import THREADS
 from kvstore.core.ids import BlockHash, BlockKeys, LayoutFingerprint
 
 DEADLINE_S = 20.0
@@ -79,7 +80,7 @@ def _get_same_host(local: LocalClient) -> Case:
         rates["memcpy"],
         MEMCPY,
         f"the same {NUM_BLOCKS} blocks again and again into the caller's buffers, fenced by "
-        "generation; copied by one thread",
+        f"generation; copied by {THREADS} threads",
     )
 
 
@@ -115,7 +116,8 @@ def _put_same_host(local: LocalClient) -> Case:
         "GB/s",
         rates["memcpy"],
         MEMCPY,
-        f"batches of {NUM_BLOCKS} new blocks, with their checksums; every one evicts another",
+        f"batches of {NUM_BLOCKS} new blocks, with their checksums; every one evicts another; "
+        f"copied by {THREADS} threads",
     )
 
 

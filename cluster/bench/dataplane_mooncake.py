@@ -11,6 +11,7 @@ from cluster.bench.case import BenchOptions, Case
 from cluster.bench.ceilings import BLOCK_BYTES, random_blocks, touched_blocks
 from cluster.bench.dataplane_local import DEADLINE_S, LocalClient, local_client
 from cluster.bench.mooncake_peer import MooncakePeer, mooncake_peer
+from kvstore.client.work import THREADS
 
 PEER = "mooncake"
 ROUNDS = 5
@@ -37,9 +38,12 @@ def _large_same_host(local: LocalClient, peer: MooncakePeer) -> Iterator[Case]:
     peer.command("prepare", size=BLOCK_BYTES, batch=LARGE_BATCH)
     put, get = _alternate(ours, peer, LARGE_BATCHES)
     gigabytes = BLOCK_BYTES * LARGE_BATCH * LARGE_BATCHES / 1e9
-    note = f"batches of {LARGE_BATCH}; ours reads shared memory, fenced by generation"
+    note = (
+        f"batches of {LARGE_BATCH}; ours reads shared memory, fenced by generation; copied by "
+        f"{THREADS} threads"
+    )
     yield _rate_case("mooncake_get_same_host_2mib", gigabytes, "GB/s", get, note)
-    note = f"batches of {LARGE_BATCH}; ours computes checksums"
+    note = f"batches of {LARGE_BATCH}; ours computes checksums; copied by {THREADS} threads"
     yield _rate_case("mooncake_put_same_host_2mib", gigabytes, "GB/s", put, note)
 
 

@@ -13,6 +13,7 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
         "dataplane_local:dataplane_local",
         "dataplane_remote:dataplane_remote",
         "dataplane_mooncake:dataplane_mooncake",
+        "dataplane_redis:dataplane_redis",
     ),
     "ops": ("ops:ops",),
     "disk": ("disk:disk",),

@@ -28,7 +28,12 @@ def bench(
     ] = False,
     peer: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PYTHON", help="Measure a peer beside it. Repeatable."),
+        typer.Option(
+            metavar="NAME=PATH",
+            help="Measure a peer beside it. Repeatable. mooncake=PYTHON: the interpreter of the "
+            "environment that Mooncake is installed in. redis=SERVER: a redis-server, of which a "
+            "private one is started.",
+        ),
     ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Workload in the Mooncake format, .jsonl or .jsonl.gz.")
@@ -88,13 +93,13 @@ def _run(name: str, options: BenchOptions, *, as_json: bool) -> list[Case]:
 def _peers(assignments: list[str]) -> dict[str, Path]:
     peers = {}
     for assignment in assignments:
-        name, equals, python = assignment.partition("=")
-        if not equals or not Path(python).is_file():
+        name, equals, path = assignment.partition("=")
+        if not equals or not Path(path).is_file():
             raise ConfigurationError(
-                f"--peer {assignment}: write NAME=PYTHON, the interpreter of the environment that "
-                "the peer is installed in"
+                f"--peer {assignment}: write mooncake=PYTHON, the interpreter of the environment "
+                "that Mooncake is installed in, or redis=SERVER, the path of a redis-server"
             )
-        peers[name] = Path(python)
+        peers[name] = Path(path)
     return peers
 
 

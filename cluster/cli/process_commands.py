@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -162,10 +163,12 @@ def _with_model(config: WorkerConfig) -> WorkerConfig:
 
 
 def _run(kind: Kind, config: ServiceConfig) -> None:
-    """Run one service in this process until SIGINT or SIGTERM."""
+    """Run one service in this process until SIGINT or SIGTERM. It logs to the standard error."""
     from cluster.launch.services import make_service
     from cluster.launch.until_signal import run_until_signal
+    from kvstore.observability.logging import setup_logging
 
+    setup_logging(sys.stderr)
     service = make_service(kind, config)
 
     def announce() -> None:

@@ -176,11 +176,11 @@ class Client(Reading, Upkeep):
                 ReservedBlock(block.index, block.view[: data[block.index].nbytes])
                 for block in reservation.blocks
             ]
-            copies = [Copy(block.view, data[block.index]) for block in written]
+            copies = [Copy(block.index, block.view, data[block.index]) for block in written]
             total_bytes = sum(copy.data.nbytes for copy in copies)
-            checksums = await self.run_sized(total_bytes, copy_all_with_checksums, copies)
+            checksums = await self.run_shared(total_bytes, copy_all_with_checksums, copies)
             if written:
-                await reservation.commit_as(written, checksums)
+                await reservation.commit_as(written, [checksums[b.index] for b in written])
         return sorted(reservation.stored)
 
     async def close(self) -> None:

@@ -116,6 +116,8 @@ class Connection:
         """The session, opened if there is none."""
         if self._closed:
             raise UnavailableError("the client is closed; connect again")
+        if (open_ := self._session) is not None and not open_.lost and self._keeper is not None:
+            return open_
         async with self._opening:
             if self._session is not None and self._session.lost:
                 await self._forget(self._session)

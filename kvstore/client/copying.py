@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,6 +20,8 @@ Items: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Copy:
+    index: int
+    """Which of a batch."""
     into: memoryview
     """Flat bytes, as many as `data` has."""
     data: memoryview
@@ -33,9 +35,9 @@ def copy_view(into: memoryview, data: memoryview) -> None:
         copy_bytes(into, data)
 
 
-def copy_all_with_checksums(copies: Sequence[Copy]) -> list[int]:
-    """CRC-32C of each copy."""
-    return [copy_with_checksum(copy.into, copy.data) for copy in copies]
+def copy_all_with_checksums(copies: Iterator[Copy]) -> dict[int, int]:
+    """CRC-32C of each copy, by its index."""
+    return {copy.index: copy_with_checksum(copy.into, copy.data) for copy in copies}
 
 
 def gather(target: Items, data: memoryview, layout: KVLayout, part: BlockRange) -> None:

@@ -105,8 +105,11 @@ class Following:
         if arena is None:
             return {}
         try:
-            now = arena.generations([self._offsets[block.index] for block in blocks])
+            offsets = self._offsets
+            now = arena.generations([offsets[block.index] for block in blocks])
         except ValueError:  # the mapping was closed with its session
             return dict.fromkeys((block.index for block in blocks), MissReason.LATE)
+        if now == [block.generation for block in blocks]:
+            return {}
         pairs = zip(blocks, now, strict=True)
         return {block.index: MissReason.LATE for block, at in pairs if at != block.generation}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -45,7 +45,7 @@ class Lease(Following):
         self._origin = origin
         self._indices = indices
         self._offsets = dict(zip(indices, offsets, strict=False))
-        self._bad = {i for i in indices if misses.get(i) is MissReason.CORRUPT}
+        self._bad = {i for i in indices if misses.get(i) is MissReason.CORRUPT} if misses else set()
         """Reported to the node with the release."""
         self._checksums: dict[int, int] = {}
         """Of blocks that were pending, once they are confirmed."""
@@ -90,21 +90,27 @@ class Lease(Following):
         gather(into, block.view, layout, part)
         self._make_sure(block)
 
-    def copy_all_into(self, into: Sequence[memoryview]) -> dict[int, MissReason]:
-        """Every block found into the flat bytes of its key; returns those whose copies are not to
-        be used. For a whole batch at once, off the event loop."""
+    def copy_all_into(
+        self, blocks: Iterable[FoundBlock], into: Sequence[memoryview]
+    ) -> dict[int, MissReason]:
+        """Blocks of `found` into the flat bytes of their keys; returns those whose copies are not
+        to be used. For a whole batch at once, off the event loop."""
         if self._origin.verify == "always" or not self.mapped:
-            return self.copy_each(lambda block: self.copy_into(block, into[block.index]))
-        for index, _, view, *_ in self.found:
-            target = into[index]
+            return self.copy_each(blocks, lambda block: self.copy_into(block, into[block.index]))
+        copied = []
+        for block in blocks:
+            target, view = into[block[0]], block[2]
             copy_view(target if len(target) == len(view) else target_of(target, len(view)), view)
-        return self._overwritten(self.found)
+            copied.append(block)
+        return self._overwritten(copied)
 
-    def copy_each(self, copy: Callable[[FoundBlock], None]) -> dict[int, MissReason]:
-        """`copy` every block found, by a method of this lease; returns those whose copies are not
+    def copy_each(
+        self, blocks: Iterable[FoundBlock], copy: Callable[[FoundBlock], None]
+    ) -> dict[int, MissReason]:
+        """`copy` blocks of `found`, by a method of this lease; returns those whose copies are not
         to be used. For a whole batch at once, off the event loop."""
         bad: dict[int, MissReason] = {}
-        for block in self.found:
+        for block in blocks:
             try:
                 copy(block)
             except ChecksumError:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from itertools import repeat
+from functools import partial
+from itertools import islice, repeat
 from typing import Any, NamedTuple
 
 from kvstore.client.blocks import FoundBlock
@@ -35,6 +36,9 @@ class _Place(NamedTuple):
     """As it was found; its index is that of another batch."""
 
 
+_new_place: Callable[[tuple[int, FoundBlock]], _Place] = partial(tuple.__new__, _Place)
+
+
 class Places:
     """Of one client, on its event loop. Bound: MAX_PLACES, the oldest of which are forgotten."""
 
@@ -55,9 +59,10 @@ class Places:
             self._session = session
         hashes = keys.hashes
         names = [(keys.layout, hashes[block.index]) for block in lease.found]
-        self._places.update(zip(names, map(_Place, lease.offsets, lease.found), strict=True))
-        while len(self._places) > MAX_PLACES:
-            del self._places[next(iter(self._places))]
+        places = map(_new_place, zip(lease.offsets, lease.found, strict=True))
+        self._places.update(zip(names, places, strict=True))
+        if len(self._places) > MAX_PLACES:
+            self._forget_oldest()
 
     def find(self, origin: LeasedFrom, keys: BlockKeys) -> Lease | None:
         """All of the blocks as they were found before, under no lease; None if one is unknown."""
@@ -92,6 +97,13 @@ class Places:
         if self._teller is not None:
             self._teller.cancel()
             await asyncio.wait([self._teller])
+
+    def _forget_oldest(self) -> None:
+        """A quarter more than must be: what went from the front of a dict is passed again by
+        whoever looks for its front."""
+        count = len(self._places) - MAX_PLACES * 3 // 4
+        for name in list(islice(self._places, count)):
+            del self._places[name]
 
     async def _tell_uses(self) -> None:
         while True:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from kvstore.client.acquiring import lease_of
+from kvstore.client.blocks import FoundBlock
 from kvstore.client.buffers import Buffers, Expected, writable
-from kvstore.client.connection import Connection
+from kvstore.client.connection import Connection, Session
 from kvstore.client.deadline import Deadline
 from kvstore.client.fencing import LeasedFrom
 from kvstore.client.lease import Lease
@@ -16,7 +18,7 @@ from kvstore.client.messages import keys_message, wait_ms
 from kvstore.client.places import Places
 from kvstore.client.releases import Releases
 from kvstore.client.verification import Verify
-from kvstore.client.work import run_sized
+from kvstore.client.work import run_shared, run_sized
 from kvstore.core.errors import InvalidArgumentError
 from kvstore.core.ids import BlockKeys, LayoutFingerprint
 from kvstore.core.layout import KVLayout
@@ -38,12 +40,13 @@ class _Wanted:
     """Of the blocks; known if a part of them is wanted."""
     part: BlockRange | None
 
-    def copy_out(self, lease: Lease) -> dict[int, MissReason]:
+    def copy_out(self, lease: Lease, blocks: Iterator[FoundBlock]) -> dict[int, MissReason]:
         layout, part = self.layout, self.part
         if layout is None or part is None:
-            return lease.copy_all_into(self.targets)
+            return lease.copy_all_into(blocks, self.targets)
         return lease.copy_each(
-            lambda block: lease.copy_part_into(block, layout, part, self.targets[block.index])
+            blocks,
+            lambda block: lease.copy_part_into(block, layout, part, self.targets[block.index]),
         )
 
 
@@ -75,9 +78,12 @@ class Reading:
         into: Sequence[memoryview] | None,
         deadline: Deadline,
     ) -> Lease:
-        response, session = await self._connection.call(
-            "Acquire", request, node_pb2.AcquireResponse, deadline
-        )
+        response, session = await self._call_acquire(request, deadline)
+        if MissReason.NO_SPACE in response.miss_reasons and self._releases.waiting:
+            # What is in the way may be what this client has done with and not given back yet.
+            self._releases.add(session.channel, session.id, response.lease_id)
+            await self._releases.arrived()
+            response, session = await self._call_acquire(request, deadline)
         origin = LeasedFrom(
             session.channel, session, self._releases, self._verify, response.lease_id
         )
@@ -86,6 +92,11 @@ class Reading:
         except BaseException:  # also a call that was cancelled must not keep its lease
             self._releases.add(session.channel, session.id, response.lease_id)
             raise
+
+    async def _call_acquire(
+        self, request: node_pb2.AcquireRequest, deadline: Deadline
+    ) -> tuple[node_pb2.AcquireResponse, Session]:
+        return await self._connection.call("Acquire", request, node_pb2.AcquireResponse, deadline)
 
     async def get(
         self,
@@ -121,6 +132,14 @@ class Reading:
         up the event loop."""
         return await run_sized(self._connection.executor, size_bytes, work, argument)
 
+    async def run_shared(
+        self, size_bytes: int, work: Callable[[Iterator[A]], Mapping[int, T]], items: Sequence[A]
+    ) -> dict[int, T]:
+        """The same of many items, which several threads may share; what `work` returns is put
+        together."""
+        parts = await run_shared(self._connection.executor, size_bytes, work, items)
+        return {index: result for part in parts for index, result in part.items()}
+
     async def _get_again(self, keys: BlockKeys, wanted: _Wanted, deadline: Deadline) -> bool:
         """Whether all blocks are where they were read before; then they have been copied."""
         session = await self._connection.session(deadline)
@@ -136,7 +155,7 @@ class Reading:
 
     async def _copy_out(self, lease: Lease, wanted: _Wanted) -> dict[int, MissReason]:
         size_bytes = sum(len(block.view) for block in lease.found)
-        return await self.run_sized(size_bytes, wanted.copy_out, lease)
+        return await self.run_shared(size_bytes, partial(wanted.copy_out, lease), lease.found)
 
     def _layout_of(self, fingerprint: LayoutFingerprint) -> KVLayout:
         layout = self._layouts.get(fingerprint)

@@ -163,9 +163,10 @@ async def _get_part(
 ) -> dict[int, MissReason]:
     def gather(lease: Lease) -> dict[int, MissReason]:
         return lease.copy_each(
+            lease.found,
             lambda block: lease.gather(
                 block, part.layout, part.inside, targets[block.index][:, :, part.place]
-            )
+            ),
         )
 
     async with await client.acquire(part.keys, deadline_s=deadline.remaining_s()) as lease:

@@ -10,21 +10,18 @@ tail first.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from itertools import groupby
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from kvstore.core.ports import Clock
-from kvstore.eviction.hazard import Floats, HazardModel, Observations, age_bin, fit, keep_index
+from kvstore.eviction.forecast import HISTORY, Forecast
 from kvstore.eviction.runs import Run, Silence
 
 K = TypeVar("K", bound=Hashable)
 
-_HISTORY = 20_000
-_REFIT_AFTER = 100
-_FIRST_FIT = 200
 _SAME_ACCESS_S = 5.0
 """A chain touched again within this time belongs to the same request, which is still being served.
 """
@@ -49,10 +46,7 @@ class Learned(Generic[K]):
         self._live: OrderedDict[Run[K], None] = OrderedDict()
         self._expected: OrderedDict[K, Run[K]] = OrderedDict()
         self._tails: OrderedDict[K, Run[K]] = OrderedDict()
-        self._history: deque[Silence] = deque(maxlen=_HISTORY)
-        self._unfitted = 0
-        self._model: HazardModel | None = None
-        self._prospects: dict[tuple[int, ...], Floats] = {}
+        self._forecast = Forecast()
         self._last_block_reused = 1.0
         self._last_block_continued = 1.0
         self._ranking: deque[tuple[Run[K], int]] = deque()
@@ -235,8 +229,7 @@ class Learned(Generic[K]):
             run.turn += 1
         run.new, run.length = new, length
         run.silence = Silence(now_s, run.levels(head=head))
-        self._history.append(run.silence)
-        self._unfitted += 1
+        self._forecast.saw(run.silence)
 
     def _take_over(self, run: Run[K], own: list[K]) -> None:
         for key in own:
@@ -249,14 +242,13 @@ class Learned(Generic[K]):
 
     def _remember_tail(self, run: Run[K], chain: list[K], first_own: int) -> None:
         """Who reads these goes on with `run`. Blocks that others brought in (a shared system
-        prompt) tell nothing,
-        unless they were the tail that this run itself goes on with."""
+        prompt) tell nothing, unless they were the tail that this run itself goes on with."""
         first_tail = max(len(chain) - _TAIL_KEYS, 0)
         for position, key in enumerate(chain):
             was_tail = self._tails.pop(key, None) is not None
             if position >= first_tail and (position >= first_own or was_tail):
                 self._tails[key] = run
-        while len(self._tails) > _TAIL_KEYS * _HISTORY:
+        while len(self._tails) > _TAIL_KEYS * HISTORY:
             self._tails.popitem(last=False)
 
     # What goes first
@@ -305,50 +297,19 @@ class Learned(Generic[K]):
 
     def _rank(self) -> None:
         """Runs in the order in which they should go. The last block of a run has a rank of its own:
-        it is often cut
-        short, and then nobody will read it again."""
+        it is often cut short, and then nobody will read it again."""
         now_s = self._ranked_s = self._clock()
-        if self._unfitted >= _REFIT_AFTER and len(self._history) >= _FIRST_FIT:
-            self._refit(now_s)
+        can_tell = self._forecast.refit_if_due(now_s)
         for run in list(self._live):
             self._take_tail(run, 0, evictable=bool)  # forgets removed keys only
         runs = list(self._live)
-        if self._model is None or not runs:
+        if not can_tell or not runs:
             self._ranking = deque((run, len(run.keys)) for run in runs)
             return
-        prospects = self._prospects_of(runs, now_s)
+        prospects = self._forecast.prospects([run.silence for run in runs], now_s)
         whole = np.array([run.keys[-1] == run.last for run in runs], dtype=bool)
         last_block = self._last_block_reused / self._last_block_continued
         order = np.argsort(np.concatenate([prospects, prospects[whole] * last_block]))
         entries = [(run, len(run.keys)) for run in runs]
         entries += [(run, 1) for run, is_whole in zip(runs, whole, strict=True) if is_whole]
         self._ranking = deque(entries[i] for i in order)
-
-    def _prospects_of(self, runs: Sequence[Run[K]], now_s: float) -> Floats:
-        """[runs]: expected reuses for each second that a run is kept."""
-        prospects = np.zeros(len(runs))
-        waiting = [(i, run.silence) for i, run in enumerate(runs) if run.silence is not None]
-        if waiting:
-            table = np.array([self._prospect_by_age(silence.levels) for _, silence in waiting])
-            bins = age_bin([now_s - silence.started_s for _, silence in waiting])
-            prospects[[i for i, _ in waiting]] = table[np.arange(len(waiting)), bins]
-        return prospects
-
-    def _prospect_by_age(self, levels: tuple[int, ...]) -> Floats:
-        assert self._model is not None
-        prospects = self._prospects.get(levels)
-        if prospects is None:
-            prospects = self._prospects[levels] = keep_index(self._model.hazard(levels))
-        return prospects
-
-    def _refit(self, now_s: float) -> None:
-        ends_s = [now_s if seen.ended_s is None else seen.ended_s for seen in self._history]
-        observed = Observations(
-            np.array([e - seen.started_s for e, seen in zip(ends_s, self._history, strict=True)]),
-            np.array([seen.ended_s is not None for seen in self._history]),
-            np.array([seen.levels for seen in self._history]),
-        )
-        if observed.reused.any():
-            self._model = fit(observed)
-            self._prospects.clear()
-        self._unfitted = 0

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 from kvstore.client.describe import describe
 from kvstore.core.ids import NodeId
@@ -19,21 +18,11 @@ from kvstore.events.tee import TeeSink
 from kvstore.node.config import NodeConfig
 from kvstore.node.host_id import this_host
 from kvstore.node.keys import server_keys
-from kvstore.node.service import NodeService
+from kvstore.node.servers import NodeServers
 from kvstore.node.store import LocalStore
 from kvstore.transports.advertise import reachable
-from kvstore.transports.base import Handler
-from kvstore.transports.grpc.server import GrpcServer
-from kvstore.transports.methods import StreamReader, StreamWriter
 from kvstore.transports.security.curve import Admit
 from kvstore.transports.security.keys import ServerKeys, load_client_keys
-from kvstore.transports.unix.server import UnixServer
-from kvstore.transports.zmq.bulk_server import ZmqBulkServer
-from kvstore.transports.zmq.message_memory import keep_message_memory
-from kvstore.transports.zmq.server import ZmqServer
-from kvstore.wire.v1 import node_pb2
-
-SERVICE = node_pb2.DESCRIPTOR.services_by_name["NodeService"]
 
 
 class Node:
@@ -62,10 +51,7 @@ class Node:
         self._publisher: EventPublisher | None = None
         self._view = view
         self._store: LocalStore | None = None
-        self._zmq: ZmqServer | None = None
-        self._grpc: GrpcServer | None = None
-        self._bulk: ZmqBulkServer | None = None
-        self._unix: UnixServer | None = None
+        self._servers: NodeServers | None = None
 
     async def start(self) -> None:
         assert self._store is None, "started once"
@@ -81,11 +67,8 @@ class Node:
             await self._view.stop()
         if self._store is not None:
             await self._store.drain()
-        for server in (self._unix, self._zmq, self._grpc):
-            if server is not None:
-                await server.stop()
-        if self._bulk is not None:
-            await asyncio.to_thread(self._bulk.stop)
+        if self._servers is not None:
+            await self._servers.stop()
         if self._store is not None:
             await self._store.stop()
         if self._publisher is not None:
@@ -93,18 +76,18 @@ class Node:
 
     @property
     def zmq_endpoint(self) -> str:
-        assert self._zmq is not None, "started"
-        return reachable(self._zmq.endpoint, self.config.advertise_host)
+        assert self._servers is not None, "started"
+        return self._servers.zmq_endpoint
 
     @property
     def grpc_address(self) -> str:
-        assert self._grpc is not None, "started"
-        return reachable(self._grpc.endpoint, self.config.advertise_host)
+        assert self._servers is not None, "started"
+        return self._servers.grpc_address
 
     @property
     def bulk_endpoint(self) -> str:
-        assert self._bulk is not None, "started"
-        return reachable(self._bulk.endpoint, self.config.advertise_host)
+        assert self._servers is not None, "started"
+        return self._servers.bulk_endpoint
 
     @property
     def event_endpoint(self) -> str:
@@ -144,29 +127,8 @@ class Node:
             await self._publisher.start()
         await self._store.start()
         service = self._store.service
-        self._grpc = GrpcServer(
-            SERVICE,
-            service.handlers(),
-            self.config.grpc_address,
-            keys=keys,
-            readers={"Write": cast(StreamReader, service.write)},
-            writers={"Read": cast(StreamWriter, service.read)},
-        )
-        await self._grpc.start()
-        service.grpc_port = self._grpc.port
-        keep_message_memory()
-        self._bulk = ZmqBulkServer(
-            self._store.manager.bulk,
-            self.config.bulk_endpoint,
-            secure=keys.secure(Admit.UNEXPIRED),
-        )
-        self._bulk.start()
-        service.bulk_port = self._bulk.port
-        self._unix = UnixServer(SERVICE, _session_handlers(service))
-        await self._unix.start()
-        service.local_endpoint = self._unix.endpoint
-        self._zmq = ZmqServer(SERVICE, service.handlers(), self.config.zmq_endpoint, keys=keys)
-        await self._zmq.start()
+        self._servers = NodeServers(self.config, keys, service, self._store.manager.bulk)
+        await self._servers.start()
         service.record = self._record()
         await self._view.start(service.record, self._store.inventory)
 
@@ -207,11 +169,6 @@ class Node:
 
     def __repr__(self) -> str:
         return f"Node({self.config.node_id!r}, epoch {self.epoch})"
-
-
-def _session_handlers(service: NodeService) -> dict[str, Handler]:
-    """What a session may ask for once it is open: opening one is for who shows credentials."""
-    return {name: call for name, call in service.handlers().items() if name != "OpenSession"}
 
 
 async def serve(config: NodeConfig, ready: Callable[[Node], None]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 
 from kvstore.core.ids import BlockKey
+from kvstore.node.ending import end_disk_work
 from kvstore.node.replicas import Replicas
 from kvstore.tiers.base import Block, Resident, StoreResult, TierKind
 
@@ -69,14 +70,15 @@ class DiskQueue:
 
     async def stop(self, flush_s: float) -> int:
         """Write what is queued for at most `flush_s`, then give up the rest; the batch in work is
-        ended. Returns how many blocks were given up."""
+        ended, or abandoned if the disk hangs. Returns how many blocks were given up."""
         await self.wait_idle(flush_s)
         self._stopping = True
         given_up = len(self._queue)
         self._replicas.host.release([key for key, _ in self._queue])
         self._queue.clear()
         if self._task is not None:
-            await self._task
+            await end_disk_work([self._task])
+            self._task = None
         return given_up
 
     async def _drain_queue(self) -> None:

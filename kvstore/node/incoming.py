@@ -94,12 +94,15 @@ class Incoming:
 
     def _join(self, keys: Mapping[BlockKey, None], *, local: bool) -> dict[BlockKey, Claim]:
         claims: dict[BlockKey, Claim] = {}
+        hanging = [source.kind for source in self._sources if source.hangs()]
         for key in keys:
             arrival = self._table.find(key)
             if arrival is None:
                 continue
             if local and arrival.kind is TierKind.REMOTE:
                 claims[key] = MissReason.PENDING
+            elif arrival.kind in hanging:
+                claims[key] = MissReason.LATE
             else:
                 claims[key] = arrival
         self._table.claim(claims)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
 
-from kvstore.core.errors import LayoutMismatchError, PermissionDeniedError, UnavailableError
+from kvstore.core.errors import UnavailableError
 from kvstore.core.ids import (
     BlockKey,
     BlockKeys,
@@ -29,7 +28,6 @@ from kvstore.node.keeper import Keeper
 from kvstore.node.pins import Pins
 from kvstore.node.promotion import Promoter
 from kvstore.node.pull.heat import ReplicaHeat
-from kvstore.node.pull.peer import PeerStatistics
 from kvstore.node.pull.replication import EverywhereMatch, Replication, ReplicationConfig
 from kvstore.node.pull.space import HeatSink
 from kvstore.node.reading import Acquired, ConfirmedLease, Leases
@@ -38,16 +36,15 @@ from kvstore.node.replicas import Replicas
 from kvstore.node.retention import RetentionRange
 from kvstore.node.sessions import Reservation, Session, Sessions
 from kvstore.node.source import Source
+from kvstore.node.statistics import ManagerStatistics, collect
 from kvstore.node.streaming import Streams
-from kvstore.node.tenants import DEFAULT_TENANT, Tenants, TenantUsage
+from kvstore.node.tenants import DEFAULT_TENANT, Tenants
 from kvstore.node.writing import CommittedBlock, Reservations
 from kvstore.tiers.base import (
     AddressableTier,
-    MissReason,
     ReserveOutcome,
     Tier,
     TierKind,
-    TierStatistics,
 )
 from kvstore.transports.process import ProcessIdentity
 
@@ -55,23 +52,6 @@ LearnLayout = Callable[[LayoutFingerprint, KVLayout], None]
 
 PROMOTED_SHARE = 0.5
 """Part of the host tier that may be on its way up from disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class ManagerStatistics:
-    """A frozen snapshot. Hits count over the blocks acquired, by the tier they were found in."""
-
-    tiers: Sequence[TierStatistics]
-    misses: Mapping[MissReason, int]
-    sessions: int
-    leases: int
-    reservations: int
-    write_through_skipped: int
-    orphaned_blocks: int
-    tenants: Sequence[TenantUsage]
-    pinned_bytes: int
-    peers: Sequence[PeerStatistics]
-    replica_bytes: int
 
 
 class BlockManager:
@@ -136,7 +116,12 @@ class BlockManager:
         )
         removal = Removal(self._replicas, arrivals, self._demotion, executor)
         self.keeper = Keeper(
-            self._owner_session, self._replicas, self._leases, self._pins, removal, self._tenants
+            self._sessions.use_owner,
+            self._replicas,
+            self._leases,
+            self._pins,
+            removal,
+            self._tenants,
         )
         self._draining = False
         self.learn_layout: LearnLayout | None = None
@@ -202,8 +187,8 @@ class BlockManager:
         Raises QuotaExceededError for a block larger than its tenant's quota.
         """
         self._refuse_if_draining()
-        session = self._owner_session(session_id)
-        _check_layout(session, keys, block_bytes)
+        session = self._sessions.use_owner(session_id)
+        session.check_layout(keys, block_bytes)
         wanted = list(keys)
         self._admission.check(wanted, block_bytes)
         return self._reservations.reserve(session, wanted, block_bytes, reservation_id, retention)
@@ -236,6 +221,10 @@ class BlockManager:
         return await self._leases.acquire(
             session, list(keys), wait_s, local=local, streaming=streaming
         )
+
+    def acquire_now(self, session_id: SessionId, keys: BlockKeys) -> Acquired | None:
+        """The same of blocks that are all in host memory; None if one is not."""
+        return self._leases.acquire_now(self._sessions.use(session_id), list(keys))
 
     async def confirm(
         self, session_id: SessionId, lease_id: LeaseId, wait_s: float
@@ -287,26 +276,15 @@ class BlockManager:
         return self._replicas.inventory()
 
     def statistics(self) -> ManagerStatistics:
-        tiers = [self._replicas.host.statistics()]
-        tiers[0] = replace(tiers[0], corruptions=tiers[0].corruptions + self._leases.num_corrupt)
-        if self._replicas.disk is not None:
-            tiers.append(self._replicas.disk.statistics())
-        sessions = self._sessions.all()
-        return ManagerStatistics(
-            tiers=[
-                *(replace(tier, hits=self._leases.hits[tier.kind]) for tier in tiers),
-                self._replication.statistics(self._leases.hits[TierKind.REMOTE]),
-            ],
-            misses=dict(self._leases.misses),
-            sessions=len(sessions),
-            leases=sum(len(session.leases) for session in sessions),
-            reservations=sum(len(session.reservations) for session in sessions),
+        return collect(
+            self._replicas,
+            self._sessions,
+            self._leases,
+            self._reservations,
+            self._replication,
             write_through_skipped=self._demotion.num_skipped if self._demotion else 0,
             tenants=self._tenants.usage(),
             pinned_bytes=self._pins.pinned_bytes,
-            orphaned_blocks=self._reservations.num_orphaned_blocks,
-            peers=self._replication.peers(),
-            replica_bytes=self._replication.used_bytes,
         )
 
     def _committed(self, keys: Sequence[BlockKey]) -> None:
@@ -323,31 +301,6 @@ class BlockManager:
         if self._demotion is not None:
             self._demotion.left(keys)
 
-    def _owner_session(self, session_id: SessionId) -> Session:
-        """A session that may write, and decide about blocks."""
-        session = self._sessions.use(session_id)
-        if session.peer:
-            raise PermissionDeniedError(
-                "session_id: a peer reads blocks only; open a session of their tenant"
-            )
-        return session
-
     def _refuse_if_draining(self) -> None:
         if self._draining:
             raise UnavailableError("the node is stopping; retry on another or after its restart")
-
-
-def _check_layout(session: Session, keys: BlockKeys, block_bytes: int) -> None:
-    if not session.layouts:
-        return
-    expected_bytes = session.layouts.get(keys.layout)
-    if expected_bytes is None:
-        raise LayoutMismatchError(
-            "keys.layout_fingerprint is none of the layouts that the session was opened with; open "
-            "it with every layout it writes"
-        )
-    if block_bytes != expected_bytes:
-        raise LayoutMismatchError(
-            f"block_bytes: a block of that layout has {expected_bytes} bytes, got {block_bytes}; "
-            "reserve blocks as their layout says"
-        )

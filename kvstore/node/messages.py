@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 
 from kvstore.node.pull.peer import PeerStatistics
 from kvstore.node.pull.replication import EverywhereMatch
+from kvstore.node.reading import Acquired
 from kvstore.node.sessions import Lease
 from kvstore.node.tenants import TenantUsage
-from kvstore.tiers.base import MissReason, TierStatistics
+from kvstore.tiers.base import MissReason, TierKind, TierStatistics
 from kvstore.wire.v1 import block_pb2, node_pb2
 
+_SLOT, _CHECKSUM = attrgetter("slot"), attrgetter("checksum")
+_OFFSET, _GENERATION = attrgetter("offset"), attrgetter("generation")
+_LENGTH_BYTES = attrgetter("length_bytes")
 
-def pending_flags(lease: Lease) -> bytes:
+
+def acquired_message(acquired: Acquired, ttl_ms: int) -> node_pb2.AcquireResponse:
+    """Column by column: there is one for every batch that is read."""
+    lease, tiers = acquired.lease, acquired.tiers
+    slots = list(map(_SLOT, lease.residents))
+    here = bytes(tiers)
+    missed = bytes(len(here))
+    if len(slots) < len(tiers):
+        here = bytes(tier if isinstance(tier, TierKind) else 0 for tier in tiers)
+        missed = bytes(miss if isinstance(miss, MissReason) else 0 for miss in tiers)
+    return node_pb2.AcquireResponse(
+        lease_id=lease.id,
+        ttl_ms=ttl_ms,
+        tiers=here,
+        miss_reasons=missed,
+        offsets=map(_OFFSET, slots),
+        generations=map(_GENERATION, slots),
+        lengths_bytes=map(_LENGTH_BYTES, slots),
+        checksums=map(_CHECKSUM, lease.residents),
+        pending=_pending_flags(lease),
+    )
+
+
+def _pending_flags(lease: Lease) -> bytes:
     if not lease.pending:
         return b""
     return bytes(index in lease.pending for index in range(len(lease.keys)))

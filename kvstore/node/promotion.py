@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from kvstore.core.ids import BlockKey
 from kvstore.node.arrivals import Arrivals, Claim
+from kvstore.node.ending import end_disk_work
 from kvstore.node.replicas import Replicas
 from kvstore.tiers.base import BlockInfo, MissReason, ReserveOutcome, Slot, Tier, TierKind
 
@@ -60,7 +61,7 @@ class Promoter:
     async def claim(self, keys: Sequence[BlockKey], timeout_s: float) -> dict[BlockKey, Claim]:
         started: dict[BlockKey, Claim] = {}
         by_length: dict[int, list[BlockInfo]] = {}
-        hangs = self._hangs()
+        hangs = self.hangs()
         for key in keys:
             if (info := self._disk.info(key)) is None or self._replicas.host.pending(key):
                 continue
@@ -73,16 +74,14 @@ class Promoter:
             started.update(self._start_equal(infos, length_bytes))
         return started
 
-    def _hangs(self) -> bool:
+    def hangs(self) -> bool:
         now_s = asyncio.get_running_loop().time()
         if not self._tasks:
             self._progress_s = now_s
         return now_s - self._progress_s > STALL_S
 
     async def stop(self) -> None:
-        """Wait for the loads in flight, which write into host memory and cannot be called back."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await end_disk_work(list(self._tasks))
 
     def _start_equal(
         self, infos: Sequence[BlockInfo], length_bytes: int
@@ -116,6 +115,10 @@ class Promoter:
         results: Sequence[MissReason | None]
         try:
             results = await loop.run_in_executor(self._executor, self._disk.load, keys, views)
+        except asyncio.CancelledError:  # the disk hangs, and may yet write: the slots stay
+            for key in keys:
+                self._arrivals.settle(key, MissReason.LATE)
+            raise
         except Exception:  # the boundary of this task: its claimants must be told in any case
             _LOG.exception("the disk tier failed to load %d blocks", len(keys))
             results = [MissReason.FAILED] * len(keys)

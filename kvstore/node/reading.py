@@ -87,8 +87,7 @@ class Leases:
         """References on the blocks that are here or come up within `wait_s`, from disk or, unless
         `local`, from other nodes; with `streaming` also on those that are being written, if the
         session's process maps the arena."""
-        if len(session.leases) >= MAX_HELD:
-            raise ResourceExhaustedError(f"the session holds {MAX_HELD} leases; release some")
+        _check_held(session)
         residents = self._replicas.host.acquire(keys)
         try:
             tiers = await self._bring_up(keys, residents, wait_s, local=local)
@@ -105,11 +104,37 @@ class Leases:
                 tiers[i] = TierKind.HOST
         self.misses.update(miss for miss in tiers if isinstance(miss, MissReason))
         lease = self._lease(keys, residents, pending)
+        self._give(session, lease)
+        self._on_read(lease.keys_committed())
+        return Acquired(lease, tiers)
+
+    def acquire_now(self, session: Session, keys: Sequence[BlockKey]) -> Acquired | None:
+        """`acquire` of blocks that are all in host memory; None, and nothing done, if one is not.
+
+        Eviction is told of the use once the answer is on its way, before the next call is heard."""
+        _check_held(session)
+        host = self._replicas.host
+        if not all(host.present(keys)):
+            return None
+        residents = host.hold(keys)
+        here = [resident for resident in residents if resident is not None]
+        if len(here) < len(keys):  # another thread dropped one meanwhile
+            host.release(_found(keys, residents))
+            return None
+        self.hits[TierKind.HOST] += len(here)
+        lease = Lease(LeaseId(next(self._ids)), keys, here, self._clock() + self._ttl_s)
+        self._give(session, lease)
+        asyncio.get_running_loop().call_soon(self._used, keys)
+        return Acquired(lease, [TierKind.HOST] * len(here))
+
+    def _used(self, keys: Sequence[BlockKey]) -> None:
+        self._replicas.host.touch(keys)
+        self._on_read(keys)
+
+    def _give(self, session: Session, lease: Lease) -> None:
         if lease.keys:
             session.leases[lease.id] = lease
             self._bulk.lendings[session.id, lease.id] = self._lending(lease)
-        self._on_read(lease.keys_committed())
-        return Acquired(lease, tiers)
 
     async def confirm(self, session: Session, lease_id: LeaseId, wait_s: float) -> ConfirmedLease:
         """Wait until the blocks of a lease that were found while they were written are committed,
@@ -254,6 +279,11 @@ class Leases:
         if lease is None or lease.expires_at <= self._clock():
             raise LeaseExpiredError(f"lease {lease_id} ended before this call; acquire again")
         return lease
+
+
+def _check_held(session: Session) -> None:
+    if len(session.leases) >= MAX_HELD:
+        raise ResourceExhaustedError(f"the session holds {MAX_HELD} leases; release some")
 
 
 def _found(keys: Sequence[BlockKey], residents: Sequence[Resident | None]) -> list[BlockKey]:

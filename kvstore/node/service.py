@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import cast
 
+from google.protobuf.message import Message
+
 from kvstore.core.errors import InvalidArgumentError, PermissionDeniedError, UnavailableError
 from kvstore.core.ids import BLOCK_HASH_BYTES, BlockKeys, LeaseId, ReservationId, SessionId
 from kvstore.core.ports import Clock
@@ -15,16 +17,15 @@ from kvstore.node import validation
 from kvstore.node.keeping_service import KeepingService
 from kvstore.node.manager import BlockManager
 from kvstore.node.messages import (
+    acquired_message,
     everywhere_message,
     miss_counts,
     peer_message,
-    pending_flags,
     tenant_message,
     tier_message,
 )
 from kvstore.node.tenants import check_peer, check_tenant
-from kvstore.tiers.base import MissReason, TierKind
-from kvstore.transports.base import Handler
+from kvstore.transports.base import Handler, PromptHandler
 from kvstore.transports.process import ProcessIdentity
 from kvstore.transports.security.caller import authorize_session, authorize_tenant
 from kvstore.wire.v1 import block_pb2, node_pb2
@@ -73,22 +74,35 @@ class NodeService:
         """The unary methods. `write` and `read` are streams, which gRPC alone serves."""
         methods = {
             "OpenSession": self._open_session,
-            "KeepAlive": self._keep_alive,
             "CloseSession": self._close_session,
             "Match": self._match,
             "Prefetch": self._prefetch,
             "Describe": self._describe,
-            "Reserve": self._reserve,
-            "Commit": self._commit,
-            "Abort": self._abort,
             "Acquire": self._acquire,
-            "Release": self._release,
             "Report": self._report,
             "Confirm": self._confirm,
             "Statistics": self._statistics,
         }
         unary = {name: cast(Handler, method) for name, method in methods.items()}
+        unary |= {name: _awaitable(method) for name, method in self._never_waiting().items()}
         return unary | KeepingService(self._manager).handlers()
+
+    def prompt_handlers(self) -> dict[str, PromptHandler]:
+        """Methods that never wait, and Acquire, which does not for blocks that are in host
+        memory."""
+        return {"Acquire": cast(PromptHandler, self._acquire_now), **self._never_waiting()}
+
+    def _never_waiting(self) -> dict[str, Callable[[Message], Message]]:
+        methods = {
+            "KeepAlive": self._keep_alive,
+            "Reserve": self._reserve,
+            "Commit": self._commit,
+            "Abort": self._abort,
+            "Release": self._release,
+        }
+        return {
+            name: cast(Callable[[Message], Message], method) for name, method in methods.items()
+        }
 
     async def write(self, requests: AsyncIterator[node_pb2.WriteRequest]) -> node_pb2.WriteResponse:
         bytes_written = 0
@@ -145,7 +159,7 @@ class NodeService:
             local_endpoint=self.local_endpoint if process else "",
         )
 
-    async def _keep_alive(self, request: node_pb2.KeepAliveRequest) -> node_pb2.KeepAliveResponse:
+    def _keep_alive(self, request: node_pb2.KeepAliveRequest) -> node_pb2.KeepAliveResponse:
         self._manager.keep_alive(SessionId(request.session_id))
         return node_pb2.KeepAliveResponse()
 
@@ -177,7 +191,7 @@ class NodeService:
             raise UnavailableError("the node is starting, or embedded; ask a node that serves")
         return node_pb2.DescribeResponse(node=to_wire(self.record))
 
-    async def _reserve(self, request: node_pb2.ReserveRequest) -> node_pb2.ReserveResponse:
+    def _reserve(self, request: node_pb2.ReserveRequest) -> node_pb2.ReserveResponse:
         reservation, outcomes = self._manager.reserve(
             SessionId(request.session_id),
             self._keys(request.session_id, request.keys),
@@ -194,7 +208,7 @@ class NodeService:
             offsets=[slot.offset for slot in reservation.slots],
         )
 
-    async def _commit(self, request: node_pb2.CommitRequest) -> node_pb2.CommitResponse:
+    def _commit(self, request: node_pb2.CommitRequest) -> node_pb2.CommitResponse:
         self._manager.commit(
             SessionId(request.session_id),
             ReservationId(request.reservation_id),
@@ -202,7 +216,7 @@ class NodeService:
         )
         return node_pb2.CommitResponse()
 
-    async def _abort(self, request: node_pb2.AbortRequest) -> node_pb2.AbortResponse:
+    def _abort(self, request: node_pb2.AbortRequest) -> node_pb2.AbortResponse:
         self._manager.abort(SessionId(request.session_id), ReservationId(request.reservation_id))
         return node_pb2.AbortResponse()
 
@@ -214,20 +228,14 @@ class NodeService:
             local=request.local,
             streaming=request.streaming,
         )
-        slots = [resident.slot for resident in acquired.lease.residents]
-        return node_pb2.AcquireResponse(
-            lease_id=acquired.lease.id,
-            ttl_ms=self._facts.lease_ttl_ms,
-            tiers=bytes(tier if isinstance(tier, TierKind) else 0 for tier in acquired.tiers),
-            miss_reasons=bytes(
-                miss if isinstance(miss, MissReason) else 0 for miss in acquired.tiers
-            ),
-            offsets=[slot.offset for slot in slots],
-            generations=[slot.generation for slot in slots],
-            lengths_bytes=[slot.length_bytes for slot in slots],
-            checksums=[resident.checksum for resident in acquired.lease.residents],
-            pending=pending_flags(acquired.lease),
-        )
+        return acquired_message(acquired, self._facts.lease_ttl_ms)
+
+    def _acquire_now(self, request: node_pb2.AcquireRequest) -> node_pb2.AcquireResponse | None:
+        keys = self._keys(request.session_id, request.keys)
+        acquired = self._manager.acquire_now(SessionId(request.session_id), keys)
+        if acquired is None:
+            return None
+        return acquired_message(acquired, self._facts.lease_ttl_ms)
 
     async def _confirm(self, request: node_pb2.ConfirmRequest) -> node_pb2.ConfirmResponse:
         confirmed = await self._manager.confirm(
@@ -244,7 +252,7 @@ class NodeService:
             ],
         )
 
-    async def _release(self, request: node_pb2.ReleaseRequest) -> node_pb2.ReleaseResponse:
+    def _release(self, request: node_pb2.ReleaseRequest) -> node_pb2.ReleaseResponse:
         validation.check_count("lease_ids", len(request.lease_ids))
         self._manager.release(
             SessionId(request.session_id), [LeaseId(lease_id) for lease_id in request.lease_ids]
@@ -285,6 +293,13 @@ class NodeService:
                 "without a session only the default tenant's blocks can be asked for; open one"
             )
         return self._manager.fold(SessionId(session_id), validation.check_keys(keys))
+
+
+def _awaitable(method: Callable[[Message], Message]) -> Handler:
+    async def handler(request: Message) -> Message:
+        return method(request)
+
+    return handler
 
 
 def _tenant(request: node_pb2.OpenSessionRequest) -> str:

@@ -8,10 +8,19 @@ from dataclasses import dataclass, field
 
 from kvstore.core.errors import (
     InvalidArgumentError,
+    LayoutMismatchError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     SessionExpiredError,
 )
-from kvstore.core.ids import BlockKey, LayoutFingerprint, LeaseId, ReservationId, SessionId
+from kvstore.core.ids import (
+    BlockKey,
+    BlockKeys,
+    LayoutFingerprint,
+    LeaseId,
+    ReservationId,
+    SessionId,
+)
 from kvstore.core.ports import Clock
 from kvstore.node.retention import RetentionRange
 from kvstore.node.tenants import DEFAULT_TENANT
@@ -94,6 +103,23 @@ class Session:
     leases: dict[LeaseId, Lease] = field(default_factory=dict)
     """Both in the order in which they expire."""
 
+    def check_layout(self, keys: BlockKeys, block_bytes: int) -> None:
+        """Raises LayoutMismatchError for blocks that the session did not say it would write. One
+        that named no layouts writes any."""
+        if not self.layouts:
+            return
+        expected_bytes = self.layouts.get(keys.layout)
+        if expected_bytes is None:
+            raise LayoutMismatchError(
+                "keys.layout_fingerprint is none of the layouts that the session was opened with; "
+                "open it with every layout it writes"
+            )
+        if block_bytes != expected_bytes:
+            raise LayoutMismatchError(
+                f"block_bytes: a block of that layout has {expected_bytes} bytes, got "
+                f"{block_bytes}; reserve blocks as their layout says"
+            )
+
 
 class Sessions:
     """Table of live sessions. Bound: MAX_SESSIONS. Owned by the node's event loop."""
@@ -126,6 +152,15 @@ class Sessions:
         if session is None or session.expires_at <= now:
             raise SessionExpiredError(f"session {session_id:#x} is not open here; open a new one")
         session.expires_at = now + self._ttl_s
+        return session
+
+    def use_owner(self, session_id: SessionId) -> Session:
+        """The same of one that may write, and decide about blocks."""
+        session = self.use(session_id)
+        if session.peer:
+            raise PermissionDeniedError(
+                "session_id: a peer reads blocks only; open a session of their tenant"
+            )
         return session
 
     def find(self, session_id: SessionId) -> Session | None:

@@ -29,5 +29,10 @@ class Source(Protocol):
         is the reader's time for all; what was started goes on without it.
         """
 
+    def hangs(self) -> bool:
+        """Whether it has not answered for so long that nobody should wait for what is on its
+        way."""
+
     async def stop(self) -> None:
-        """End what is on its way. Nothing writes into host memory afterwards. Idempotent."""
+        """End what is on its way, in bounded time. Nothing writes into host memory afterwards but
+        what a hanging disk may still write into slots that get no other use. Idempotent."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from kvstore.core.errors import ConfigurationError, InvalidArgumentError
 from kvstore.core.ids import BlockKeys, NodeId
@@ -23,6 +22,7 @@ from kvstore.node.pull.replication import ReplicationConfig
 from kvstore.node.service import NodeFacts, NodeService
 from kvstore.node.tenants import ANY_TENANT, check_tenant
 from kvstore.tiers.base import TierKind
+from kvstore.tiers.disk.threads import DiskThreads
 from kvstore.tiers.disk.tier import DiskTier
 from kvstore.tiers.host.arena import Arena
 from kvstore.tiers.host.tier import HostTier
@@ -33,6 +33,8 @@ _LOG = logging.getLogger(__name__)
 TICK_S = 0.1
 FLUSH_S = 10.0
 """Longest time that stopping waits for queued blocks to reach the disk."""
+CLOSE_S = 5.0
+"""Longest time that closing waits for the disk."""
 DISK_THREADS = 4
 """One batch of writes and three of reads at a time; the disk tier adds its own queue depth."""
 
@@ -65,7 +67,7 @@ class LocalStore:
             if self._disk is not None:
                 self._disk.close()
             raise
-        self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="kvstore-disk")
+        self._executor = DiskThreads(DISK_THREADS, "kvstore-disk")
         self.manager = BlockManager(
             self._host,
             self._disk,
@@ -87,6 +89,7 @@ class LocalStore:
         )
         self.service = NodeService(self.manager, self.facts, clock, last_event_sequence)
         self._ticker: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def start(self) -> None:
         """Announce what the disk kept from the node's last life, and begin housekeeping."""
@@ -108,11 +111,33 @@ class LocalStore:
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
-        """Give files, memory and threads back, without waiting for anything but disk work begun."""
-        self._executor.shutdown()
+        """Give files, memory and threads back. Idempotent.
+
+        Waits for the disk for at most CLOSE_S: one that hangs longer keeps its threads, its files
+        and the memory they read into until it answers, or the process ends.
+        """
+        if self._closed:
+            return
+        self._closed = True
         if self._disk is not None:
-            self._disk.close()
+            self._close_disk(self._disk)
+        else:
+            self._executor.shutdown()
         self._host.close()
+
+    def _close_disk(self, disk: DiskTier) -> None:
+        """If it does not answer, the last of its threads will close it when it does."""
+        closing = self._executor.submit(disk.close)
+        self._executor.shutdown(wait=False)
+        if self._executor.join(CLOSE_S):
+            closing.result()
+            return
+        _LOG.error(
+            "the disk at %s hangs: left behind with what it has not answered for %g s; blocks that "
+            "were not written are lost to it, and its folder is in use until this process ends",
+            disk.folder,
+            CLOSE_S,
+        )
 
     def inventory(self) -> list[tuple[TierKind, BlockKeys]]:
         return self.manager.inventory()

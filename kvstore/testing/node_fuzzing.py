@@ -11,7 +11,7 @@ from typing import Self
 from kvstore.core.ids import BlockHash, LayoutFingerprint
 from kvstore.events.null import NullEventSink
 from kvstore.node.config import NodeConfig
-from kvstore.node.daemon import SERVICE
+from kvstore.node.servers import SERVICE
 from kvstore.node.store import LocalStore
 from kvstore.testing.fuzzing import Parser
 from kvstore.transports.methods import bind, parse

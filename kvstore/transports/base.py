@@ -20,6 +20,10 @@ Handler = Callable[[Message], Awaitable[Message]]
 """What serves one method. Raises errors of `kvstore.core.errors`; a transport maps them to status
 codes."""
 
+PromptHandler = Callable[[Message], Message | None]
+"""Serves one method without waiting for anything. None = what was asked for has to be waited for:
+then the method's `Handler` is asked. Raises as that one does."""
+
 
 class Channel(Protocol):
     """Connection to one node: many calls in flight, multiplexed, answered in any order.

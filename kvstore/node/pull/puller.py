@@ -109,6 +109,10 @@ class Puller:
         usable = ((k, next((p for p in ps if p.breaker.ready), None)) for k, ps in holders.items())
         return {key: peer.record.node_id for key, peer in usable if peer is not None}
 
+    def hangs(self) -> bool:
+        """A pull ends with its time, and a peer that hangs has its breaker."""
+        return False
+
     async def stop(self) -> None:
         self._stopped = True
         for task in self._tasks:

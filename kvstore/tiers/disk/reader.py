@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from kvstore.codecs.frame import decode_block
@@ -14,6 +13,7 @@ from kvstore.core.ids import BlockKey
 from kvstore.tiers.base import MissReason
 from kvstore.tiers.disk.log import Record
 from kvstore.tiers.disk.record import HEADER_BYTES, decode_record_header
+from kvstore.tiers.disk.threads import DiskThreads
 from kvstore.tiers.memory import ALIGNMENT, aligned_buffer, copy_bytes, is_aligned, round_up
 
 
@@ -45,7 +45,7 @@ class RecordReader:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="kvstore-disk-read")
+        self._pool = DiskThreads(threads, "kvstore-disk-read")
         self._scratch = _Scratch()
         self._encoded = _Scratch()
         self._lock = threading.Lock()

@@ -138,10 +138,6 @@ class SlabAllocator(Generic[K]):
         assert owner is not None
         return owner
 
-    def set_owner(self, offset: int, owner: K) -> None:
-        slab, slot = self._locate(offset)
-        slab.owners[slot] = owner
-
     def size_at(self, offset: int) -> int:
         """Bytes of the slot at `offset`."""
         return self._locate(offset)[0].class_bytes

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable
 from itertools import count
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 from google.protobuf.message import Message
 
@@ -15,7 +16,7 @@ from kvstore.core.errors import (
     ProtocolError,
     UnavailableError,
 )
-from kvstore.transports.methods import parse
+from kvstore.transports.methods import parse, serialize
 from kvstore.transports.status import OK, from_status
 from kvstore.transports.unix.frames import FrameReader, Request, Response, parse_response
 from kvstore.transports.unix.server import SCHEME
@@ -49,12 +50,20 @@ class UnixChannel:
     async def call(
         self, method: str, request: Message, response_type: type[R], *, deadline_s: float
     ) -> R:
+        ends_at = asyncio.get_running_loop().time() + deadline_s
+        number = next(self._ids)
+        frame = Request(number, deadline_s, method, serialize(request)).encode()
         try:
-            async with asyncio.timeout(deadline_s), self._slots:
-                link = self._link or await self._connect()
-                number = next(self._ids)
-                frame = Request(number, deadline_s, method, request.SerializeToString()).encode()
-                response = await link.exchange(number, frame)
+            link = self._link
+            if link is None or self._slots.locked() or not link.may_write.is_set():
+                async with asyncio.timeout(deadline_s):
+                    link = await self._wait_for_turn()
+            else:
+                await self._slots.acquire()  # there is one
+            try:
+                response = await link.exchange(number, frame, ends_at)
+            finally:
+                self._slots.release()
         except TimeoutError as error:
             raise DeadlineExceededError(
                 f"{self._endpoint}: {method} took longer than {deadline_s:g} s"
@@ -67,6 +76,17 @@ class UnixChannel:
         self._closed = True
         if self._link is not None:
             self._link.close()
+
+    async def _wait_for_turn(self) -> _Link:
+        """A link that may be written to, and a slot taken."""
+        await self._slots.acquire()
+        try:
+            link = self._link or await self._connect()
+            await link.may_write.wait()
+        except BaseException:
+            self._slots.release()
+            raise
+        return link
 
     async def _connect(self) -> _Link:
         """Raises UnavailableError."""
@@ -88,33 +108,45 @@ class UnixChannel:
             return self._link
 
 
+class _Waiting(NamedTuple):
+    answer: asyncio.Future[Response]
+    ends_at: float
+
+
 class _Link(asyncio.Protocol):
-    """One connection, and the calls that wait for their answers."""
+    """One connection, and the calls that wait for their answers.
+
+    One timer serves all deadlines, set to the earliest that it knew of: calls mostly end long
+    before, and a timer for each would cost a tenth of a call.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._frames = FrameReader()
-        self._pending: dict[int, asyncio.Future[Response]] = {}
+        self._waiting: dict[int, _Waiting] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
-        self._may_write = asyncio.Event()
-        self._may_write.set()
+        self._loop = asyncio.get_running_loop()
+        self.may_write = asyncio.Event()
+        self.may_write.set()
 
     @property
     def lost(self) -> bool:
         return self._transport is None
 
-    async def exchange(self, number: int, frame: bytes) -> Response:
-        if not self._may_write.is_set():
-            await self._may_write.wait()
+    async def exchange(self, number: int, frame: bytes, ends_at: float) -> Response:
+        """Raises TimeoutError at `ends_at`, by the clock of the loop."""
         if self._transport is None:
             raise self._gone()
-        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        self._pending[number] = future
+        waiting = _Waiting(self._loop.create_future(), ends_at)
+        self._waiting[number] = waiting
+        if self._timer is None or ends_at < self._timer.when():
+            self._set_timer(ends_at)
         self._transport.write(frame)
         try:
-            return await future
+            return await waiting.answer
         finally:
-            del self._pending[number]
+            del self._waiting[number]
 
     def close(self) -> None:
         if self._transport is not None:
@@ -127,25 +159,44 @@ class _Link(asyncio.Protocol):
         try:
             for frame in self._frames.feed(data):
                 response = parse_response(frame)
-                future = self._pending.get(response.id)
-                if future is not None and not future.done():
-                    future.set_result(response)
+                waiting = self._waiting.get(response.id)
+                if waiting is not None and not waiting.answer.done():
+                    waiting.answer.set_result(response)
         except ProtocolError as error:
             _LOG.warning("%s: %s", self._endpoint, error)
             self.close()
 
     def pause_writing(self) -> None:
-        self._may_write.clear()
+        self.may_write.clear()
 
     def resume_writing(self) -> None:
-        self._may_write.set()
+        self.may_write.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._may_write.set()
-        for future in self._pending.values():
-            if not future.done():
-                future.set_exception(self._gone())
+        self.may_write.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._end(self._waiting.values(), self._gone)
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._time_out)
+
+    def _time_out(self) -> None:
+        now = self._loop.time()
+        self._timer = None
+        self._end((w for w in self._waiting.values() if w.ends_at <= now), TimeoutError)
+        left = [w.ends_at for w in self._waiting.values() if w.ends_at > now]
+        if left:
+            self._set_timer(min(left))
+
+    @staticmethod
+    def _end(calls: Iterable[_Waiting], error: Callable[[], Exception]) -> None:
+        for waiting in calls:
+            if not waiting.answer.done():
+                waiting.answer.set_exception(error())
 
     def _gone(self) -> UnavailableError:
         return UnavailableError(f"{self._endpoint}: the node went away; connect to it again")

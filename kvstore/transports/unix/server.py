@@ -9,19 +9,22 @@ import secrets
 import socket
 import struct
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import cast
 
 from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
 
 from kvstore.core.errors import ProtocolError, ResourceExhaustedError
-from kvstore.transports.base import Handler
-from kvstore.transports.methods import bind, parse
+from kvstore.transports.base import Handler, PromptHandler
+from kvstore.transports.methods import bind, parse, serialize
 from kvstore.transports.status import OK, to_status
 from kvstore.transports.unix.frames import FrameReader, Request, Response, parse_request
 
 _LOG = logging.getLogger(__name__)
 
 SCHEME = "unix:@"
+_NONE: Mapping[str, PromptHandler] = MappingProxyType({})
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -41,12 +44,16 @@ class UnixServer:
         self,
         service: ServiceDescriptor,
         handlers: Mapping[str, Handler],
+        prompt: Mapping[str, PromptHandler] = _NONE,
         *,
         max_in_flight: int = 1_024,
         drain_s: float = 2.0,
     ) -> None:
+        """`prompt`: some of the same methods, answered as they are read. A task for each call takes
+        as long as the work of most."""
         self._service = service.full_name
         self._methods = bind(service, handlers)
+        self._prompt = prompt
         self._name = f"kvstore-{secrets.token_hex(16)}"
         self._max_in_flight = max_in_flight
         self._drain_s = drain_s
@@ -79,29 +86,40 @@ class UnixServer:
         return f"{SCHEME}{self._name}"
 
     def begin(self, request: Request, connection: _Connection) -> None:
-        if len(self._calls) >= self._max_in_flight:
-            busy = ResourceExhaustedError(f"{self._max_in_flight} calls are in flight; retry")
-            connection.answer(_failure(request.id, busy))
-            return
-        call = asyncio.get_running_loop().create_task(self._serve(request, connection))
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
-
-    async def _serve(self, request: Request, connection: _Connection) -> None:
         try:
-            response = Response(request.id, OK, await self._call(request))
+            call = self._answer_or_call(request, connection)
         except Exception as error:  # the boundary of a call: every error becomes its answer
-            response = _failure(request.id, error)
-        connection.answer(response)
+            connection.answer(_failure(request.id, error))
+            return
+        if call is not None:
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
 
-    async def _call(self, request: Request) -> bytes:
+    def _answer_or_call(
+        self, request: Request, connection: _Connection
+    ) -> asyncio.Task[None] | None:
         method = self._methods.get(request.method)
         if method is None:
             raise ProtocolError(f"{self._service} has no method {request.method[:64]!r} here")
         message = parse(method.request_type, request.payload)
-        async with asyncio.timeout(request.deadline_s):
-            response = await method.handler(message)
-        return response.SerializeToString()
+        prompt = self._prompt.get(request.method)
+        if prompt is not None and (answer := prompt(message)) is not None:
+            connection.answer(Response(request.id, OK, serialize(answer)))
+            return None
+        if len(self._calls) >= self._max_in_flight:
+            raise ResourceExhaustedError(f"{self._max_in_flight} calls are in flight; retry")
+        work = self._serve(request, method.handler, message, connection)
+        return asyncio.get_running_loop().create_task(work)
+
+    async def _serve(
+        self, request: Request, handler: Handler, message: Message, connection: _Connection
+    ) -> None:
+        try:
+            async with asyncio.timeout(request.deadline_s):
+                response = Response(request.id, OK, serialize(await handler(message)))
+        except Exception as error:  # the boundary of a call: every error becomes its answer
+            response = _failure(request.id, error)
+        connection.answer(response)
 
 
 class _Connection(asyncio.Protocol):

@@ -20,6 +20,7 @@ from kvstore.tiers.base import MissReason
 from kvstore.transports.base import BulkRead, BulkTransport, BulkWrite
 from kvstore.transports.zmq.bulk_calls import BulkCall, ReadCall, WriteCall
 from kvstore.transports.zmq.bulk_link import BulkLink, Submitted
+from kvstore.transports.zmq.message_memory import keep_message_memory
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class ZmqBulkChannel:
     It connects, and connects again after the node was gone, by itself. While there is no connection
     a call waits for one, within its deadline; calls in flight when the connection breaks end at
     once: reads with FAILED blocks, writes with UnavailableError.
+
+    The first one makes this process keep the memory of large messages (`keep_message_memory`).
     """
 
     transport: BulkTransport = "zmq"
@@ -46,6 +49,7 @@ class ZmqBulkChannel:
     ) -> None:
         """`secure` is applied to the socket before it connects. Raises ConfigurationError if the
         endpoint cannot be understood; connects later."""
+        keep_message_memory()
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(max_in_flight)
         self._connected = asyncio.Event()

@@ -31,11 +31,13 @@ from kvstore.transports.zmq.bulk_frames import (
     parse_failure,
     parse_head,
 )
+from kvstore.transports.zmq.bulk_messages import receive, send
 
 _LOG = logging.getLogger(__name__)
 
 WINDOW_BYTES = 16 << 20
-"""Asked for and not here yet, or sent and not landed yet, of all calls together."""
+"""Asked for and not here yet, or sent and not landed yet, of all calls together; the request that
+fills it may pass it."""
 REQUESTS_MAX = 256
 """The same in messages."""
 RECONNECT_MS = 50
@@ -57,7 +59,6 @@ class Submitted:
 @dataclass(slots=True)
 class _Asked:
     call: BulkCall
-    head: Head
     left_bytes: int
 
 
@@ -161,10 +162,10 @@ class BulkLink:
         """Messages that are there already, at most `limit`."""
         while limit is None or limit > 0:
             try:
-                frames = self._dealer.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = receive(self._dealer)
             except zmq.Again:
                 return
-            self._take([frame.buffer for frame in frames])
+            self._take(frames)
             self._ask()
             if limit is not None:
                 limit -= 1
@@ -187,7 +188,7 @@ class BulkLink:
         if head.kind is Kind.FAILED:
             asked.call.fail(from_status(*parse_failure(frames[1])))
         else:
-            asked.call.take(asked.head, head, frames[1:])
+            asked.call.take(head, frames[1:], came_bytes)
 
     def _ask(self) -> None:
         """Send requests, of each waiting call in turn, while there is room for their bytes."""
@@ -205,10 +206,11 @@ class BulkLink:
         return self._asked_bytes < WINDOW_BYTES and len(self._asked) < REQUESTS_MAX
 
     def _send(self, call: BulkCall, head: Head, data: Sequence[memoryview]) -> None:
-        self._asked[head.request_id] = _Asked(call, head, head.length_bytes)
-        self._asked_bytes += head.length_bytes
+        length_bytes = head.length_bytes
+        self._asked[head.request_id] = _Asked(call, length_bytes)
+        self._asked_bytes += length_bytes
         # Without a bound of its own: the window is the bound.
-        self._dealer.send_multipart([encode_head(head), *data], zmq.NOBLOCK, copy=False)
+        send(self._dealer, [encode_head(head), *data])
 
     def _fail_all(self, why: str) -> None:
         error: KVStoreError = UnavailableError(f"{self.endpoint}: {why}")

@@ -32,6 +32,7 @@ from kvstore.transports.zmq.bulk_frames import (
     encode_head,
     parse_head,
 )
+from kvstore.transports.zmq.bulk_messages import receive, send
 from kvstore.transports.zmq.bulk_sending import Unsent
 
 _LOG = logging.getLogger(__name__)
@@ -147,10 +148,10 @@ class ZmqBulkServer:
     def _serve_burst(self) -> None:
         for _ in range(BURST):
             try:
-                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+                peer, *frames = receive(self._router)
             except zmq.Again:
                 return
-            self._serve(peer.bytes, [frame.buffer for frame in frames])
+            self._serve(bytes(peer), frames)
 
     def _serve(self, peer: bytes, frames: Sequence[memoryview]) -> None:
         try:
@@ -216,16 +217,9 @@ class ZmqBulkServer:
     ) -> zmq.MessageTracker | None:
         """Tells when the last frame is sent that is not copied; None if there is none, or the peer
         is gone, or does not read: then the message is dropped."""
-        message = [peer, encode_head(head), *data]
-        lent = [i for i, part in enumerate(message) if len(part) >= self._router.copy_threshold]
-        last: zmq.MessageTracker | None = None
         with suppress(zmq.ZMQError):
-            for i, part in enumerate(message):
-                flags = zmq.NOBLOCK | (zmq.SNDMORE if i + 1 < len(message) else 0)
-                track = bool(lent) and i == lent[-1]
-                tracker = self._router.send(part, flags, copy=False, track=track)
-                last = tracker if track else last
-        return last
+            return send(self._router, [peer, encode_head(head), *data])
+        return None
 
 
 def _set_options(router: zmq.Socket[bytes]) -> None:

@@ -116,6 +116,22 @@ def test_port_in_use_is_named(kvstore) -> None:  # type: ignore[no-untyped-def]
         assert done.stderr.count("\n") == 1
 
 
+def test_what_a_process_finds_out_is_on_its_standard_error(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    arena = tmp_path / "arena"
+    arena.mkdir()
+    options = ["node", "--host", "16MiB", "--set", f"node.arena_folder={arena}", "--node-id"]
+    with running([*options, "first"], tmp_path, environment) as first:
+        endpoint = ready_line(first).partition("zmq_endpoint=")[2].split()[0]
+        named = [*options, "second", "--set", f"node.peers={endpoint}"]
+        with running(named, tmp_path, environment) as second:
+            assert second.stderr is not None
+            line = second.stderr.readline()
+    assert "info" in line
+    assert f"peer first at {endpoint} is here" in line
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_hand_made_cluster_is_seen_by_inspect_and_ends_cleanly(
     kvstore,  # type: ignore[no-untyped-def]
@@ -135,7 +151,9 @@ def test_hand_made_cluster_is_seen_by_inspect_and_ends_cleanly(
             tables = kvstore("inspect", address).stdout
             node.send_signal(number)
             assert node.wait(DEADLINE_S) == 0
-            assert node.communicate()[1] == ""
+            (logged,) = node.communicate()[1].splitlines()
+            assert "level=info" in logged
+            assert "member node-0 is registered" in logged
         conductor.send_signal(number)
         assert conductor.wait(DEADLINE_S) == 0
     assert [m["member"]["member_id"] for m in view["members"]] == ["node-0"]

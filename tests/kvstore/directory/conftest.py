@@ -1,17 +1,21 @@
-"""A redis-server for each test module, emptied for each test."""
+"""What tests of views have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
-from kvstore.testing.redis_server import PROGRAM, RedisServer
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as exits:
+        yield exits
 
 
-@pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    if PROGRAM is None:
-        pytest.skip("redis-server is missing: sudo apt-get install redis-server")
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="kvstore.directory")
+    return caplog

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
@@ -45,18 +43,6 @@ class TestPeerEventsView(ViewConformance):
     @pytest.fixture
     def views(self) -> Views:
         return _PeerViews()
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as exits:
-        yield exits
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, logger="kvstore.directory")
-    return caplog
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -30,18 +29,6 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
         pytest.skip("redis-server is missing: sudo apt-get install redis-server")
     with RedisServer(tmp_path) as server:
         yield server
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as exits:
-        yield exits
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, logger="kvstore.directory")
-    return caplog
 
 
 async def started(stack: AsyncExitStack, name: str, url: str, boot_id: int = 1) -> FakeNode:

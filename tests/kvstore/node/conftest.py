@@ -60,12 +60,13 @@ class Gate:
     def __init__(self, tier, name):
         self._method = getattr(tier, name)
         self.open = threading.Event()
-        self.num_calls = 0
+        self.num_calls = self.num_passed = 0
         setattr(tier, name, self)
 
     def __call__(self, *args):
         self.num_calls += 1
         assert self.open.wait(20)
+        self.num_passed += 1
         return self._method(*args)
 
 

@@ -7,7 +7,8 @@ import asyncio
 
 import pytest
 
-from kvstore.node import promotion
+from kvstore.node import ending, promotion
+from kvstore.node import store as store_module
 from kvstore.node.store import DISK_THREADS
 from kvstore.tiers.base import MissReason, TierKind
 
@@ -34,6 +35,14 @@ async def on_disk_only(store, *names):
 async def called(gate, times):
     async with asyncio.timeout(20):
         while gate.num_calls < times:  # noqa: ASYNC110 - other threads count
+            await asyncio.sleep(0.001)
+
+
+async def answers_again(store, gate):
+    (promoter, _) = store.manager._incoming._sources
+    gate.open.set()
+    async with asyncio.timeout(20):
+        while promoter.hangs():  # noqa: ASYNC110 - its loads end
             await asyncio.sleep(0.001)
 
 
@@ -75,9 +84,45 @@ async def test_a_disk_known_to_hang_is_not_asked_again_until_it_answers(make_sto
             assert await acquire(store, session, make_keys(key), 10) == [MissReason.LATE]
         assert loop.time() - began < 10, "none of them waited for its deadline"
         assert gate.num_calls == 1
-        gate.open.set()
-        assert await acquire(store, session, first, 5) == [DISK]
+        await answers_again(store, gate)
+        assert await acquire(store, session, first, 5) == [HOST]
         assert await acquire(store, session, others, 5) == [DISK] * 10
+
+
+async def test_who_joins_a_load_that_hangs_does_not_wait_for_it(make_store, stall_s):
+    async with make_store(disk=DISK_BYTES) as store:
+        session, keys = await on_disk_only(store, "a")
+        gate = Gate(store.disk, "load")
+        assert await acquire(store, session, keys, 2 * stall_s) == [MissReason.LATE]
+        assert await acquire(store, session, keys, 1000) == [MissReason.LATE]
+        assert gate.num_passed == 0
+        await answers_again(store, gate)
+        assert await acquire(store, session, keys, 5) == [HOST]
+
+
+@pytest.mark.parametrize("method", ["load", "store"])
+async def test_a_disk_that_hangs_does_not_hold_up_the_end(make_store, monkeypatch, caplog, method):
+    """Readers are told, one line says so, and when the disk answers after all it is closed."""
+    monkeypatch.setattr(ending, "END_S", 0.05)
+    monkeypatch.setattr(store_module, "FLUSH_S", 0.05)
+    monkeypatch.setattr(store_module, "CLOSE_S", 0.05)
+    async with make_store(disk=DISK_BYTES) as store:
+        session, keys = await on_disk_only(store, "a", "b")
+        gate = Gate(store.disk, method)
+        reading = asyncio.ensure_future(store.acquire(session, keys, wait_s=1000))
+        if method == "store":
+            store.put(session, make_keys("new"))
+        await called(gate, 1)
+        await store.store.stop()
+        assert gate.num_passed == 0
+        expected = MissReason.LATE if method == "load" else DISK
+        assert (await reading).tiers == [expected] * 2
+        (line,) = (r.getMessage() for r in caplog.records if r.levelname == "ERROR")
+        assert f"the disk at {store.disk.folder} hangs" in line
+        gate.open.set()
+        async with asyncio.timeout(20):
+            while not store.disk._closed:  # noqa: ASYNC110 - another thread closes it
+                await asyncio.sleep(0.001)
 
 
 async def test_a_long_load_that_makes_progress_is_no_hanging_disk(make_store, stall_s, monkeypatch):
@@ -93,7 +138,7 @@ async def test_a_long_load_that_makes_progress_is_no_hanging_disk(make_store, st
         promoter._progress_s -= 0.9  # almost a stall; then loads end
         gate.open.set()
         assert await acquiring == [DISK] * 8
-        assert not promoter._hangs()
+        assert not promoter.hangs()
 
 
 async def test_what_a_slow_disk_delivers_late_is_there_for_the_next_reader(make_store):

@@ -41,6 +41,25 @@ async def test_a_block_is_visible_after_commit_and_not_before(make_store):
         assert store.sink.held[HOST] == set(keys)
 
 
+async def test_what_is_all_in_host_memory_is_acquired_without_waiting(make_store):
+    async with make_store() as store:
+        session, keys = store.open(), make_keys("a", "b")
+        store.fill(session, store.reserve(session, keys)[0])
+        touched, host = [], store.manager._replicas.host
+        host.touch = touched.append
+        acquired = store.manager.acquire_now(session, keys)
+        assert acquired.tiers == [HOST, HOST]
+        assert store.read(session, acquired.lease, 1) == content(keys.hashes[1])
+        assert touched == []
+        await asyncio.sleep(0)
+        assert touched == [list(keys)], "eviction knows before the next call is heard"
+        store.manager.release(session, [acquired.lease.id])
+        assert store.manager.acquire_now(session, make_keys("a", "unknown")) is None
+        statistics = store.manager.statistics()
+        assert (statistics.tiers[0].hits, statistics.misses, statistics.leases) == (2, {}, 0)
+        assert host.evict(list(keys)) == list(keys), "nobody holds a reference"
+
+
 async def test_blocks_of_one_reservation_are_committed_as_they_get_full(make_store):
     async with make_store() as store:
         session, keys = store.open(), make_keys("a", "b", "c")

@@ -183,6 +183,7 @@ async def test_a_slow_peer_is_late_for_this_reader_and_there_for_the_next(tmp_pa
             return await acquire(*args, **kwargs)
 
         node_b.store.manager._leases.acquire = slow
+        node_b.store.manager._leases.acquire_now = lambda *_: None
         assert await read(a, make_keys("a"), deadline_s=0.05) == [LATE]
         gate.set()
         await until(lambda: not node_a.store.manager._replication.puller._tasks)
@@ -203,6 +204,9 @@ async def test_a_peer_that_answers_nonsense_fails(tmp_path, monkeypatch):
             async def acquire(self, *args, **kwargs):
                 acquired = await manager.acquire(*args, **kwargs)
                 return type(acquired)(acquired.lease, [])
+
+            def acquire_now(self, *_):
+                return None
 
         manager, service._manager = service._manager, Fewer()
         assert await read(a, make_keys("a")) == [FAILED]

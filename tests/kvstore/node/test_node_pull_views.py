@@ -9,13 +9,11 @@ import subprocess
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import pytest
-
 from kvstore.client.aio import Client
 from kvstore.client.describe import describe
 from kvstore.node.config import NodeConfig
 from kvstore.node.daemon import Node
-from kvstore.testing.redis_server import PROGRAM, RedisServer
+from kvstore.testing.node_process import node_process
 from kvstore.tiers.base import MissReason, TierKind
 
 from .cluster import put, read, until
@@ -80,16 +78,8 @@ async def test_a_node_tells_who_it_is(tmp_path):
             assert record.host_id
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory):
-    if PROGRAM is None:
-        pytest.skip("redis-server is missing: sudo apt-get install redis-server")
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-async def test_nodes_that_meet_in_a_redis_directory(tmp_path, redis):
-    settings = {"directory": redis.url, "directory_namespace": "meet"}
+async def test_nodes_that_meet_in_a_redis_directory(tmp_path, shared_redis):
+    settings = {"directory": shared_redis.url, "directory_namespace": "meet"}
     async with running(tmp_path) as start:
         _, b = await start("b", **settings)
         await put(b, KEYS)
@@ -99,6 +89,34 @@ async def test_nodes_that_meet_in_a_redis_directory(tmp_path, redis):
         _, c = await start("c", **settings)
         await knows(c, KEYS, 8)
         assert await read(c, KEYS) == [REMOTE] * 8
+
+
+async def test_a_peer_that_stalls_costs_one_deadline_and_is_forgotten(tmp_path, shared_redis):
+    """Its connections stay up and its kernel takes what is sent. When it goes on, it is back."""
+    settings = {"directory": shared_redis.url, "directory_namespace": "stall"}
+    (tmp_path / "b").mkdir()
+    config = NodeConfig(node_id="b", host=16 << 20, arena_folder=tmp_path / "b", **settings)
+    with node_process(config) as peer:
+        async with running(tmp_path) as start, await Client.connect(peer.zmq_endpoint) as b:
+            await put(b, KEYS)
+            node, a = await start("a", **settings)
+            await knows(a, KEYS, 8)
+            assert await read(a, KEYS[:2]) == [REMOTE] * 2
+            peer.pause()
+            assert await read(a, KEYS[2:3], deadline_s=0.3) == [MissReason.LATE]
+            await until(lambda: any(p.breaker != "closed" for p in peers_of(node)))
+            assert await read(a, KEYS[3:], deadline_s=10) == [MissReason.FAILED] * 5
+            await until(lambda: not node._view.nodes())
+            assert await read(a, KEYS) == [HOST] * 2 + [MissReason.NEVER_STORED] * 6
+            peer.go_on()
+            await knows(a, KEYS, 8)
+            async with asyncio.timeout(20):
+                while await read(a, KEYS[3:]) != [REMOTE] * 5:  # noqa: ASYNC110 - its breaker
+                    await asyncio.sleep(0.1)
+
+
+def peers_of(node):
+    return node.store.manager.statistics().peers
 
 
 async def test_tenants_pull_their_own_blocks_only(tmp_path):
@@ -145,7 +163,7 @@ async def test_a_killed_peer_is_forgotten_with_its_blocks(tmp_path):
             os.kill(child.pid, signal.SIGKILL)
             await until(lambda: not node._view.nodes())
             assert await read(a, KEYS) == [HOST] * 4 + [MissReason.NEVER_STORED] * 4
-            await until(lambda: not node.store.manager.statistics().peers)
+            await until(lambda: not peers_of(node))
     finally:
         child.kill()
         child.communicate()

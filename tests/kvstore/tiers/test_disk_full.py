@@ -3,9 +3,6 @@ there is space again."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,17 +13,6 @@ from kvstore.tiers.disk.tier import DiskTier
 
 BLOCK = 60 << 10
 FILESYSTEM_BYTES = 4 << 20
-
-
-@pytest.fixture
-def small_filesystem(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={FILESYSTEM_BYTES}", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a filesystem takes root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def put(tier: DiskTier, *numbers: int) -> int:

@@ -9,7 +9,14 @@ from collections.abc import Mapping
 
 import pytest
 
-from kvstore.core.errors import ConfigurationError, ProtocolError, UnavailableError
+from kvstore.core.errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    LeaseExpiredError,
+    ProtocolError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from kvstore.testing.transport_conformance import (
     SERVICE,
     TransportConformance,
@@ -29,6 +36,7 @@ from kvstore.transports.unix.frames import (
     parse_response,
 )
 from kvstore.transports.unix.server import UnixServer
+from kvstore.wire.v1 import node_pb2
 
 
 class TestUnix(TransportConformance):
@@ -113,6 +121,55 @@ async def test_calls_in_flight_fail_at_once_when_the_node_goes_away():
     assert isinstance(await error_of(call), UnavailableError)
     assert channel.lost
     await channel.close()
+    await server.stop()
+
+
+async def test_what_needs_no_waiting_is_answered_at_once_also_when_others_wait():
+    entered, gate = asyncio.Event(), asyncio.Event()
+
+    async def hang(request):
+        entered.set()
+        await gate.wait()
+        return await double(request)
+
+    def prompt(request):
+        number = len(request.keys.block_hashes)
+        if number == 7:
+            raise LeaseExpiredError("seven")
+        answer = node_pb2.MatchResponse(num_matched=number * 10)
+        return answer if number != 1 else None
+
+    server = UnixServer(SERVICE, {"Match": hang}, {"Match": prompt}, max_in_flight=1)
+    await server.start()
+    channel = UnixChannel(server.endpoint)
+    waits = asyncio.create_task(match_number(channel, 1))
+    await entered.wait()
+    assert await match_number(channel, 2) == 20
+    assert isinstance(await error_of(match_number(channel, 7)), LeaseExpiredError)
+    assert isinstance(await error_of(match_number(channel, 1)), ResourceExhaustedError)
+    gate.set()
+    assert await waits == 2
+    await channel.close()
+    await server.stop()
+
+
+async def test_each_call_ends_at_its_own_deadline():
+    async def hang(_):
+        await asyncio.Event().wait()
+
+    server = UnixServer(SERVICE, {"Match": hang}, drain_s=0)
+    await server.start()
+    channel = UnixChannel(server.endpoint)
+    long = asyncio.create_task(error_of(match_number(channel, 1, deadline_s=20)))
+    await asyncio.sleep(0)
+    middle = asyncio.create_task(error_of(match_number(channel, 1, deadline_s=0.2)))
+    short = error_of(match_number(channel, 1, deadline_s=0.05))
+    assert isinstance(await short, DeadlineExceededError)
+    assert not middle.done()
+    assert isinstance(await middle, DeadlineExceededError)
+    assert not long.done()
+    await channel.close()
+    assert isinstance(await long, UnavailableError)
     await server.stop()
 
 
