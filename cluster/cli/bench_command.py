@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.bench.registry import BENCHMARKS
 from kvstore.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Which: evict, disk, codecs, ops.")],
+    name: Annotated[str, typer.Argument(help=f"Which: {', '.join(BENCHMARKS)}.")],
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line instead of a table.")
     ] = False,
@@ -52,7 +53,6 @@ def bench(
     Example: [bold]kvstore bench evict --trace trace.jsonl.gz --policy lru,adaptive[/]
     """
     from cluster.bench.case import BenchOptions
-    from cluster.bench.registry import BENCHMARKS
 
     if name not in BENCHMARKS:
         raise ConfigurationError(f"bench {name}: accepted are {', '.join(BENCHMARKS)}")
