@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 import tempfile
@@ -16,6 +17,9 @@ from kvstore.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cluster.bench.case import BenchOptions, Case
+
+_FOLDERS = re.compile(r"[^=]*/")
+"""The figures are kept with their command; where files lie on this machine is nobody's business."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -68,7 +72,8 @@ def bench(
     if save is not None:
         from cluster.bench.report import save as save_cases
 
-        save_cases(save, shlex.join(["kvstore", *sys.argv[1:]]), cases)
+        arguments = [_FOLDERS.sub("", argument) for argument in sys.argv[1:]]
+        save_cases(save, shlex.join(["kvstore", *arguments]), cases)
 
 
 def _run(name: str, options: BenchOptions, *, as_json: bool) -> list[Case]:
