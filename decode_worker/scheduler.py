@@ -3,96 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
+from model_runner.request_queue import RequestQueue
 from model_runner.types import Blocks, Chunk, Request
+
+_HEAD_START_ARRIVALS = 64
+"""What a level of priority is worth: it overtakes those that came so many requests before."""
 
 
 class DecodeScheduler:
     """Implements `Scheduler` for requests that stream tokens.
 
-    A step computes one token of every running sequence first, oldest first; what is left of the
-    budget goes to prompts (and to what a preempted sequence lost), so that a long prompt delays the
-    streams by a bounded step. The oldest request never loses its blocks to another one: it runs to
-    its end, then the next is the oldest, so that every request finishes.
+    A step computes one token of every running sequence first, in the order of rank; what is left of
+    the budget goes to prompts (and to what a preempted sequence lost), so that a long prompt delays
+    the streams by a bounded step. Rank is the order of arrival, where priority is a head start.
+
+    The victim of a preemption is the last in rank: all but its partly filled block can be found
+    again, on the device or in the store, so that what is lost hardly differs, and order decides.
+    It waits at its rank: at the queue's head, unless one of higher priority came meanwhile.
+
+    Nobody starves. A request is outranked by finitely many others, ever, and the first in rank
+    never loses its blocks: it runs to its end, and the next one is the first. Nor does one go back
+    and forth: with each preemption, twice as many blocks must be free for the growth of each
+    running request (up to all that it may need) before it is admitted again.
     """
 
     def __init__(self, *, max_batch_tokens: int, max_running: int) -> None:
         assert max_batch_tokens >= 1
-        assert max_running >= 1
         self._max_batch_tokens = max_batch_tokens
-        self._max_running = min(max_running, max_batch_tokens)
-        self._arrivals = 0
-        self._arrival: dict[Request, int] = {}
-        self._waiting: list[Request] = []
-        self._running: list[Request] = []
+        self._num_arrived = 0
+        self._queue = RequestQueue(min(max_running, max_batch_tokens))
 
     @property
     def num_running(self) -> int:
-        return len(self._running)
+        return self._queue.num_running
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return self._queue.num_waiting
 
     def add(self, request: Request) -> None:
-        assert request not in self._arrival
-        self._arrival[request] = self._arrivals
-        self._arrivals += 1
-        self._waiting.append(request)
+        self._queue.add(request, self._num_arrived - _HEAD_START_ARRIVALS * request.priority)
+        self._num_arrived += 1
 
     def remove(self, request: Request) -> None:
-        if self._arrival.pop(request, None) is None:
-            return
-        queue = self._running if request in self._running else self._waiting
-        queue.remove(request)
+        self._queue.remove(request)
 
     def schedule(self, blocks: Blocks) -> Sequence[Chunk]:
-        num_running = len(self._running)
+        num_running = self._queue.num_running
         chunks = self._decode(blocks)
-        if len(self._running) == num_running:
-            self._admit(blocks)
-        return chunks + self._prefill(blocks, [chunk.request for chunk in chunks])
+        if self._queue.num_running == num_running:
+            self._queue.admit(lambda request: self._fits(request, blocks))
+        return chunks + self._prefill(blocks, {chunk.request for chunk in chunks})
 
     def _decode(self, blocks: Blocks) -> list[Chunk]:
         """One token of each running sequence. Whoever runs out of blocks takes those of the
-        youngest."""
-        decoding = [r for r in self._running if not r.loading and r.num_uncomputed == 1]
-        decoding.sort(key=self._arrival.__getitem__)
+        last."""
         return [
             Chunk(request, 1)
-            for request in decoding
-            if request in self._running and self._make_room(request, blocks)
+            for request in self._queue.running()
+            if not request.loading
+            and request.num_uncomputed == 1
+            and self._queue.is_running(request)
+            and self._make_room(request, blocks)
         ]
 
     def _make_room(self, request: Request, blocks: Blocks) -> bool:
-        """False if it must wait: for older sequences, for loads, or for blocks being published."""
+        """False if it must wait: for those before it, for loads, or for blocks that leave."""
         while not blocks.extend(request):
-            age = self._arrival[request]
-            younger = [r for r in self._running if self._arrival[r] > age and not r.loading]
-            if not younger:
+            victim = self._queue.last_after(request)
+            if victim is None or blocks.num_leaving:
                 return False
-            self._preempt(max(younger, key=self._arrival.__getitem__), blocks)
+            blocks.preempt(victim)
+            self._queue.put_back(victim)
         return True
 
-    def _preempt(self, request: Request, blocks: Blocks) -> None:
-        blocks.release(request)
-        request.num_preemptions += 1
-        self._running.remove(request)
-        self._waiting.append(request)
+    def _fits(self, request: Request, blocks: Blocks) -> bool:
+        """Whether it is admitted now: with a margin, lest that causes the next preemption."""
+        each = 1 << request.num_preemptions
+        growing = chain(self._queue.running(), (request,))
+        margin = sum(min(each, blocks.growth(one)) for one in growing)
+        return blocks.admit(request, spare_blocks=margin)
 
-    def _admit(self, blocks: Blocks) -> None:
-        """Oldest first; nobody overtakes one that does not fit. Each running sequence is left the
-        block that it may need next, lest admission causes the next preemption."""
-        self._waiting.sort(key=self._arrival.__getitem__)
-        while self._waiting and len(self._running) < self._max_running:
-            if not blocks.admit(self._waiting[0], spare_blocks=len(self._running)):
-                return
-            self._running.append(self._waiting.pop(0))
-
-    def _prefill(self, blocks: Blocks, decoding: Sequence[Request]) -> list[Chunk]:
-        budget, chunks = self._max_batch_tokens - len(decoding), []
-        done = set(decoding)
-        for request in sorted(self._running, key=self._arrival.__getitem__):
+    def _prefill(self, blocks: Blocks, done: set[Request]) -> list[Chunk]:
+        budget, chunks = self._max_batch_tokens - len(done), []
+        for request in self._queue.running():
             if budget == 0 or request.loading or request in done or not blocks.extend(request):
                 continue
             chunks.append(Chunk(request, min(request.num_uncomputed, budget)))

@@ -13,7 +13,7 @@ from kvstore.core.ids import RequestId
 from kvstore.core.ports import Clock
 from kvstore.events.base import EventSink
 from model_runner.engine_core import EngineCore
-from model_runner.engine_output import Emit, EngineLoad
+from model_runner.engine_output import Emit, EngineLoad, EngineStatistics
 from model_runner.engine_request import LiveRequest, LiveRequests
 from model_runner.engine_step import StepModel
 from model_runner.store import StoreConnector
@@ -51,7 +51,7 @@ class Engine:
         self._core = EngineCore(
             model, scheduler, store, sink, self._live, self._mailbox.post, clock
         )
-        self._load = self._core.load()
+        self._load, self._statistics = self._core.load(), self._core.statistics()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -75,10 +75,20 @@ class Engine:
         """As of the last step."""
         return self._load
 
+    def statistics(self) -> EngineStatistics:
+        """As of the last step."""
+        return self._statistics
+
     @property
     def alive(self) -> bool:
         """False once `submit` refuses for good."""
         return not self._live.closed
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests with UnavailableError from now on, and wait for those that are here.
+        False if some are left: `close` ends them."""
+        self._live.close()
+        return self._live.wait_empty(timeout_s)
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Finish the step under way, then end what is left with UnavailableError. Idempotent."""
@@ -93,7 +103,7 @@ class Engine:
                 for call in self._mailbox.take(wait=idle):
                     call()
                 idle = not self._core.step()
-                self._load = self._core.load()
+                self._load, self._statistics = self._core.load(), self._core.statistics()
         except Exception:
             # The boundary of the thread: state that was being changed cannot be trusted any more.
             _LOG.exception("the engine stops: a defect in its bookkeeping")

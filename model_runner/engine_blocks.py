@@ -30,7 +30,9 @@ class BlockTables:
     A hit never covers the last token: at least one token is computed, for its logits. Whoever wants
     the logits of its whole prompt (`reads_cache` is false) gets no hits; its blocks are named.
     With `asks_store`, an admitted request that may find more in the store is marked `loading`;
-    `take_admitted` hands it to the engine, and `loaded` tells how it went.
+    `take_admitted` hands it to the engine, and `loaded` tells how it went. The full blocks of a
+    preempted one stay held until the engine, which gets them from `take_preempted`, gives them
+    back with `left`.
     """
 
     def __init__(self, pool: BlockPool, block_size_tokens: int, *, asks_store: bool) -> None:
@@ -38,13 +40,19 @@ class BlockTables:
         self._block_size = block_size_tokens
         self._asks_store = asks_store
         self._admitted: list[Request] = []
+        self._preempted: list[BlockRun] = []
+        self._num_leaving = 0
+
+    @property
+    def num_leaving(self) -> int:
+        return self._num_leaving
 
     def admit(self, request: Request, *, spare_blocks: int = 0) -> bool:
         assert not request.block_table
         self._extend_hashes(request)
         wanted = request.block_hashes[: self._num_usable(request)]
         hits = self._pool.match(wanted)
-        missing = self._blocks_for(request) - len(hits)
+        missing = self._blocks_for(len(request)) - len(hits)
         if missing + spare_blocks > self._pool.num_free:
             self._pool.release(hits)
             return False
@@ -55,14 +63,37 @@ class BlockTables:
         return True
 
     def extend(self, request: Request) -> bool:
-        missing = self._blocks_for(request) - len(request.block_table)
+        missing = self._blocks_for(len(request)) - len(request.block_table)
         if missing > self._pool.num_free:
             return False
         if missing > 0:
             request.block_table += self._pool.allocate(missing)
         return True
 
+    def growth(self, request: Request) -> int:
+        longest = self._blocks_for(request.num_prompt_tokens + request.sampling.max_tokens)
+        return longest - self._blocks_for(len(request))
+
+    def preempt(self, request: Request) -> None:
+        run = self._still_named(request) if self._asks_store else BlockRun([], [])
+        self._num_leaving += len(run.block_ids)
+        self._preempted.append(run)
+        self.release(request)
+        request.num_preemptions += 1
+
+    def take_preempted(self) -> list[BlockRun]:
+        """Of each request preempted since the last call, the full blocks: give them to the store,
+        and then to `left`."""
+        preempted, self._preempted = self._preempted, []
+        return preempted
+
+    def left(self, block_ids: Sequence[int]) -> None:
+        """The store has copied these blocks of preempted requests, or gave them up."""
+        self._num_leaving -= len(block_ids)
+        self._pool.release(block_ids)
+
     def release(self, request: Request) -> None:
+        """Empty the block table; nothing of the request counts as computed any more."""
         assert not request.loading
         self._pool.release(request.block_table)
         request.block_table = []
@@ -102,6 +133,13 @@ class BlockTables:
         request.num_named = part.stop
         return self._hold(hashes)
 
+    def _still_named(self, request: Request) -> BlockRun:
+        """As `hits`. Where two requests computed one block, the name stayed with the other's, which
+        may be evicted by now: then it is this one's."""
+        part = slice(request.num_named)
+        self._pool.name(request.block_table[part], request.block_hashes[part])
+        return self.hits(request)
+
     def _hold(self, hashes: Sequence[BlockHash]) -> BlockRun:
         block_ids = self._pool.match(hashes)
         assert len(block_ids) == len(hashes)
@@ -118,8 +156,8 @@ class BlockTables:
             return 0
         return min((len(request) - 1) // self._block_size, len(request.block_hashes))
 
-    def _blocks_for(self, request: Request) -> int:
-        return -(-len(request) // self._block_size)
+    def _blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._block_size)
 
     def _extend_hashes(self, request: Request) -> None:
         known = len(request.block_hashes)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from kvstore.core.errors import KVStoreError
 from kvstore.core.ids import BlockKeys, RequestId
@@ -12,18 +11,16 @@ from kvstore.core.ports import Clock
 from kvstore.events.base import EventSink
 from kvstore.tiers.base import TierKind
 from kvstore.tiers.device.pool import BlockPool
-from model_runner.engine_blocks import BlockRun, BlockTables
-from model_runner.engine_output import EngineLoad, EngineOutput
+from model_runner.engine_blocks import BlockTables
+from model_runner.engine_output import EngineLoad, EngineOutput, EngineStatistics
 from model_runner.engine_request import LiveRequest, LiveRequests
 from model_runner.engine_step import StepModel, StepResult, compute_step
+from model_runner.engine_traffic import Post, StoreTraffic
 from model_runner.store import StoreConnector
 from model_runner.twins import Twins
 from model_runner.types import Chunk, FinishReason, Request, Scheduler
 
 _LOG = logging.getLogger(__name__)
-
-Post = Callable[[Callable[[], None]], None]
-"""Has something called between two steps; may be used from any thread."""
 
 
 class EngineCore:
@@ -32,11 +29,13 @@ class EngineCore:
     ```
     add ─▶ waiting ─admit─▶ loading ─▶ computed, step by step ─▶ answered ─▶ published
               ▲             (store)       │        └ full blocks: named, published
-              └──────── preempted ◀───────┘
+              └──────── preempted ◀───────┘ full blocks: to the store, then free
     ```
     It never waits for the store: a request that is being fetched is `loading` while others are
-    computed, and blocks being published keep a reference until they are copied out. A request whose
-    prompt another one is about to compute waits for it before `add` goes on (see `Twins`).
+    computed, and blocks being published keep a reference until they are copied out. A preempted
+    request keeps its tokens, its sampling state and what was told of it: it goes on as if nothing
+    had happened, from the blocks that are found again. A request whose prompt another one is about
+    to compute waits for it before `add` goes on (see `Twins`).
     """
 
     def __init__(
@@ -51,15 +50,14 @@ class EngineCore:
     ) -> None:
         self._model = model
         self._scheduler = scheduler
-        self._store = store
         self._sink = sink
         self._live = live
-        self._post = post
         self._clock = clock
         self._pool = BlockPool(model.cache.num_blocks)
         self._blocks = BlockTables(
             self._pool, model.layout.block_size_tokens, asks_store=store.enabled
         )
+        self._traffic = StoreTraffic(store, self._pool, self._blocks, live, post)
         self._twins = Twins()
 
     def add(self, request: Request) -> None:
@@ -77,14 +75,19 @@ class EngineCore:
             self._finish(live, EngineOutput(finish_reason=FinishReason.CANCELLED))
 
     def step(self) -> bool:
-        """Admit, compute, tell. True if anything was computed: there may be more to do at once."""
+        """Admit, compute, tell. True if there may be more to do at once; if not, only a call that
+        is posted can change that."""
         chunks = self._scheduler.schedule(self._blocks)
+        preempted = self._traffic.demote()
         for request in self._blocks.take_admitted():
-            self._start(request)
+            self._traffic.start(request)
         if chunks:
             self._compute(chunks)
         self._record_events()
-        return bool(chunks)
+        return bool(chunks) or preempted
+
+    def statistics(self) -> EngineStatistics:
+        return self._traffic.statistics()
 
     def load(self) -> EngineLoad:
         requests = [live.request for live in self._live.snapshot() if not live.answered]
@@ -101,24 +104,6 @@ class EngineCore:
         for live in self._live.snapshot():
             if self._live.leave(live.request.request_id):
                 live.emit(EngineOutput(error=error))
-
-    def _start(self, request: Request) -> None:
-        """Admitted. The store may have evicted what is here, and have what is not here."""
-        live = self._live.get(request.request_id)
-        assert live is not None
-        self._publish([(live, self._blocks.hits(request))])
-        if request.loading:
-            wanted = self._blocks.wanted(request)
-            self._store.fetch(
-                wanted.hashes,
-                wanted.block_ids,
-                lambda tiers: self._post(partial(self._loaded, request, tiers)),
-            )
-
-    def _loaded(self, request: Request, tiers: Sequence[TierKind]) -> None:
-        self._blocks.loaded(request, tiers)
-        if self._live.get(request.request_id) is None:  # cancelled meanwhile
-            self._blocks.release(request)
 
     def _compute(self, chunks: Sequence[Chunk]) -> None:
         started_s = self._clock()
@@ -153,7 +138,7 @@ class EngineCore:
             if not isinstance(result, KVStoreError):
                 live.request.num_computed += chunk.num_tokens
                 named.append((live, self._blocks.complete(live.request)))
-        self._publish(named)
+        self._traffic.publish(named)
 
     def _tell(self, live: LiveRequest, result: StepResult, start: int) -> None:
         """What came of the chunk that began at `start`."""
@@ -183,34 +168,9 @@ class EngineCore:
         live.answered = True
         live.emit(output)
         if output.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
-            self._settle(live)
+            self._traffic.settle(live)
         else:
             self._live.leave(request.request_id)
-
-    def _publish(self, named: Sequence[tuple[LiveRequest, BlockRun]]) -> None:
-        """Hand the blocks of a whole step to the store in one batch, and their references with
-        them."""
-        lives = [live for live, run in named if run.hashes]
-        hashes = [block_hash for _, run in named for block_hash in run.hashes]
-        block_ids = [block for _, run in named for block in run.block_ids]
-        if not hashes:
-            return
-        for live in lives:
-            live.num_publishing += 1
-        published = partial(self._published, lives, block_ids)
-        if not self._store.publish(hashes, block_ids, partial(self._post, published)):
-            published()
-
-    def _published(self, lives: Sequence[LiveRequest], block_ids: Sequence[int]) -> None:
-        self._pool.release(block_ids)
-        for live in lives:
-            live.num_publishing -= 1
-            self._settle(live)
-
-    def _settle(self, live: LiveRequest) -> None:
-        done = live.answered and not live.num_publishing
-        if done and self._live.leave(live.request.request_id):
-            live.emit(EngineOutput(published=True))
 
     def _record_events(self) -> None:
         stored, removed = self._pool.drain_events()

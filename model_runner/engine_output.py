@@ -55,3 +55,14 @@ class EngineLoad:
     """Tokens of live requests that are not computed yet."""
     free_blocks: int
     total_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Counts since the engine started, as of the last step."""
+
+    preemptions: int = 0
+    demoted_blocks: int = 0
+    """Full blocks of preempted requests that were handed to the store: it copies what it lacks."""
+    loaded_back_blocks: int = 0
+    """Blocks that the store brought for requests that had been preempted."""

@@ -50,8 +50,9 @@ class LiveRequest:
     def tell_prompt(self, start: int, logprobs: Sequence[TokenLogprobs]) -> None:
         """Log probabilities of the prompt tokens from position `start` + 1 on."""
         new = tuple(logprobs[max(0, self.num_prompt_logprobs - start) :])
+        self.num_prompt_logprobs += len(new)
+        self.request.prompt_told = self.num_prompt_logprobs == self.request.num_prompt_tokens - 1
         if new:
-            self.num_prompt_logprobs += len(new)
             self.emit(EngineOutput(prompt_logprobs=new))
 
     def _first(self) -> FirstOutput:
@@ -75,7 +76,7 @@ class LiveRequests:
 
     def __init__(self, max_live: int) -> None:
         self._max_live = max_live
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._live: dict[RequestId, LiveRequest] = {}
         self._closed = False
 
@@ -103,7 +104,10 @@ class LiveRequests:
     def leave(self, request_id: RequestId) -> bool:
         """False if it had left already."""
         with self._lock:
-            return self._live.pop(request_id, None) is not None
+            left = self._live.pop(request_id, None) is not None
+            if not self._live:
+                self._lock.notify_all()
+            return left
 
     def snapshot(self) -> list[LiveRequest]:
         with self._lock:
@@ -113,3 +117,8 @@ class LiveRequests:
         """Let nobody in any more."""
         with self._lock:
             self._closed = True
+
+    def wait_empty(self, timeout_s: float) -> bool:
+        """False if somebody is there still."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._live, timeout_s)

@@ -104,7 +104,7 @@ def _prompt_logprobs(logits: torch.Tensor, inputs: ForwardChunk, request: Reques
 
 def _forward_chunk(chunk: Chunk) -> ForwardChunk:
     request, start = chunk.request, chunk.request.num_computed
-    asked = request.sampling.prompt_logprobs is not None
+    asked = request.sampling.prompt_logprobs is not None and not request.prompt_told
     return ForwardChunk(
         request.token_ids[start : start + chunk.num_tokens],
         start,

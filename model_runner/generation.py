@@ -22,6 +22,9 @@ _FINISH_REASONS = {
     FinishReason.CANCELLED: wire.FINISH_REASON_UNSPECIFIED,
 }
 
+MAX_PRIORITY = 100
+"""Either way."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -56,6 +59,7 @@ def read_request(
     sampling = _sampling(message.sampling, draw_seed)
     validate(sampling, model.max_context_tokens, model.vocab_size)
     _check_length(len(prompt), len(output), sampling.max_tokens, model.max_context_tokens)
+    _check_priority(message.priority)
     return Request(
         request_id=request_id,
         token_ids=[*prompt, *output],
@@ -63,6 +67,7 @@ def read_request(
         sampling=sampling,
         identity_root=replace(model.identity, tenant_salt=message.cache_salt).root(),
         bypass_cache=message.bypass_cache,
+        priority=message.priority,
     )
 
 
@@ -112,6 +117,13 @@ def _check_length(prompt: int, output: int, max_tokens: int, max_context_tokens:
         raise InvalidArgumentError(
             f"output_token_ids has {output} tokens and max_tokens, which counts them, is "
             f"{max_tokens}: nothing is left to generate"
+        )
+
+
+def _check_priority(priority: int) -> None:
+    if abs(priority) > MAX_PRIORITY:
+        raise InvalidArgumentError(
+            f"priority must be from {-MAX_PRIORITY} to {MAX_PRIORITY}, got {priority}"
         )
 
 

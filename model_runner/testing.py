@@ -1,15 +1,50 @@
-"""A simulator for schedulers: real block bookkeeping, no model. Asserts what they all promise."""
+"""For tests: a small checkpoint and what plain `generate` answers with it; a simulator for
+schedulers (real block bookkeeping, no model) that asserts what they all promise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from transformers import AutoModelForCausalLM
 
 from kvstore.core.ids import RequestId
 from kvstore.tiers.base import TierKind
 from kvstore.tiers.device.pool import BlockPool
-from model_runner.engine_blocks import BlockTables
+from model_runner.engine_blocks import BlockRun, BlockTables
+from model_runner.tiny import SMALL, build_checkpoint
 from model_runner.types import Chunk, Request, SamplingParams, Scheduler
+
+Reference: TypeAlias = Callable[[Sequence[int], int], list[int]]
+"""(prompt, number of new tokens) -> the answer."""
+
+
+def small_checkpoint(folder: Path) -> Path:
+    """A random Llama that answers clearly, with its tokenizer."""
+    return build_checkpoint(folder, texts=["a block of text to learn from"], shape=SMALL)
+
+
+def plain_generate(checkpoint: Path) -> Reference:
+    """What `transformers` answers greedily: float32, CPU, past EOS."""
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    model.eval()
+
+    def generate(prompt: Sequence[int], max_tokens: int) -> list[int]:
+        with torch.inference_mode():
+            tokens = model.generate(
+                torch.tensor([list(prompt)]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+        return [int(token) for token in tokens[0, len(prompt) :]]
+
+    return generate
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +60,7 @@ class Arrival:
     loaded_blocks: int = 0
     """How many blocks it then brings, at most."""
     cancelled_after_steps: int | None = None
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -37,6 +73,8 @@ class SchedulerSimulation:
     max_batch_tokens: int
     max_running: int
     asks_store: bool = False
+    leave_steps: int = 0
+    """Steps until the store has copied the blocks of a preempted request."""
     finished: list[RequestId] = field(default_factory=list)
     """In order; cancelled ones are not among them."""
     steps: list[Sequence[Chunk]] = field(default_factory=list)
@@ -45,6 +83,8 @@ class SchedulerSimulation:
     _live: dict[Request, Arrival] = field(default_factory=dict)
     _loading: dict[Request, int] = field(default_factory=dict)
     """Step at which the store answers."""
+    _leaving: list[tuple[int, BlockRun]] = field(default_factory=list)
+    """With the step at which they have left."""
 
     def __post_init__(self) -> None:
         self.pool = BlockPool(self.num_blocks)
@@ -53,7 +93,7 @@ class SchedulerSimulation:
     def run(self, arrivals: Sequence[Arrival], max_steps: int) -> None:
         """Asserts that all of them end within `max_steps`, and that every block is given back."""
         last = max((arrival.step for arrival in arrivals), default=0)
-        while len(self.steps) <= last or self._live or self._loading:
+        while len(self.steps) <= last or self._live or self._loading or self._leaving:
             now = len(self.steps)
             assert now < max_steps, f"{len(self._live)} requests not finished after {now} steps"
             for number, arrival in enumerate(arrivals):
@@ -61,6 +101,7 @@ class SchedulerSimulation:
                     self._add(RequestId(str(number)), arrival)
             self._cancel(now)
             self._answer_loads(now)
+            self._answer_demotions(now)
             self._step(now)
         assert self.pool.num_free == self.num_blocks
         assert self.scheduler.num_running == self.scheduler.num_waiting == 0
@@ -72,6 +113,7 @@ class SchedulerSimulation:
             arrival.num_prompt_tokens,
             SamplingParams(max_tokens=arrival.max_tokens),
             identity_root=bytes(32),
+            priority=arrival.priority,
         )
         self._live[request] = arrival
         self.scheduler.add(request)
@@ -99,8 +141,16 @@ class SchedulerSimulation:
             if arrival is None:
                 self._blocks.release(request)
 
+    def _answer_demotions(self, now: int) -> None:
+        for due, run in self._leaving:
+            if due <= now:
+                self._blocks.left(run.block_ids)
+        self._leaving = [(due, run) for due, run in self._leaving if due > now]
+
     def _step(self, now: int) -> None:
         chunks = self.scheduler.schedule(self._blocks)
+        preempted = self._blocks.take_preempted()
+        self._leaving += [(now + 1 + self.leave_steps, run) for run in preempted]
         for request in self._blocks.take_admitted():
             if request.loading:
                 self._loading[request] = now + 1 + self._live[request].load_steps

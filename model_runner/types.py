@@ -73,6 +73,8 @@ class Request:
     identity_root: bytes = b""
     """Where its prefix hash chain starts: the model's identity with the tenant's salt."""
     bypass_cache: bool = False
+    priority: int = 0
+    """Larger goes first: a head start, which is worth what the worker's scheduler says."""
     block_hashes: list[BlockHash] = field(default_factory=list)
     """Of the full blocks of `token_ids`; grows as tokens are generated. Empty with `bypass_cache`.
     """
@@ -86,6 +88,8 @@ class Request:
     hit_tokens: dict[TierKind, int] = field(default_factory=dict)
     """Prompt tokens that were not computed, by the tier that they came from."""
     num_preemptions: int = 0
+    prompt_told: bool = False
+    """The log probabilities of its whole prompt were told: it needs them no more."""
     arrived_s: float = 0.0
     sampling_state: SamplingState | None = None
     """What the sampler keeps from step to step. It follows from the fields above: whoever has none
@@ -105,7 +109,8 @@ class Request:
     @property
     def reads_cache(self) -> bool:
         """Logits of the prompt's tokens come from computing them: a hit has none."""
-        return not self.bypass_cache and self.sampling.prompt_logprobs is None
+        wants_logits = self.sampling.prompt_logprobs is not None and not self.prompt_told
+        return not self.bypass_cache and not wants_logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +132,17 @@ class Blocks(Protocol):
     def extend(self, request: Request) -> bool:
         """See that the block table has room for all its tokens. False and unchanged if not."""
 
-    def release(self, request: Request) -> None:
-        """Empty the block table; nothing of the request counts as computed any more."""
+    def growth(self, request: Request) -> int:
+        """Blocks that it may still need for tokens to come, beyond those of its tokens by now."""
+
+    def preempt(self, request: Request) -> None:
+        """Empty the block table; nothing of the request counts as computed any more. Its full
+        blocks can be found again: here until they are evicted, and in the store."""
+
+    @property
+    def num_leaving(self) -> int:
+        """Blocks of preempted requests that are held until the store has copied them: they become
+        free without anyone's doing, within the store's deadline."""
 
 
 class Scheduler(Protocol):

@@ -34,6 +34,9 @@ from model_runner.types import Scheduler
 _DRAIN_S = 5.0
 """Time that requests have to finish when their worker stops."""
 
+_LAST_WORDS_S = 2.0
+"""Time for those that did not finish to be told so."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerRole:
@@ -68,8 +71,9 @@ class Worker:
             raise
 
     async def stop(self) -> None:
-        """Refuse new requests, give running ones a few seconds, publish what is computed, close.
-        Idempotent."""
+        """Refuse new requests with UNAVAILABLE, give those that are here a few seconds to finish
+        and end the rest likewise (another worker goes on from their tokens), publish what is
+        computed, close. Idempotent."""
         await self._parts.aclose()
 
     @property
@@ -137,10 +141,18 @@ class Worker:
             self._config.grpc_address,
             writers={self._role.method: handler},
             keys=self._keys,
-            drain_s=_DRAIN_S,
+            drain_s=_DRAIN_S + _LAST_WORDS_S,
         )
         await self._server.start()
-        self._parts.push_async_callback(self._server.stop)
+        self._parts.push_async_callback(self._drain)
+
+    async def _drain(self) -> None:
+        """The engine ends what is late, so that each call ends with a reason."""
+        await asyncio.gather(self._server.stop(), asyncio.to_thread(self._drain_engine))
+
+    def _drain_engine(self) -> None:
+        self._engine.drain(_DRAIN_S)
+        self._engine.close()
 
 
 def _served_model(config: WorkerConfig, runner: ModelRunner) -> ServedModel:

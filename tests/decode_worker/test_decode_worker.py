@@ -14,6 +14,7 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+import model_runner.worker
 from decode_worker.wire.v1.decode_pb2_grpc import DecodeServiceStub
 from decode_worker.worker import DecodeWorker
 from kvstore.core.errors import ConfigurationError
@@ -125,6 +126,7 @@ async def test_decode_worker_unseeded_sampling_differs_and_seeded_does_not(
         ({"sampling": {"top_p": 1.5}}, "top_p must be"),
         ({"sampling": {"top_p": -0.5}}, "top_p must be"),
         ({"output_token_ids": [1] * 8}, "nothing is left to generate"),
+        ({"priority": 101}, "priority must be from -100 to 100, got 101"),
     ],
 )
 async def test_decode_worker_names_what_is_wrong(
@@ -266,6 +268,41 @@ async def test_decode_worker_stopping_lets_running_requests_finish(
         await stopping
     assert tokens_of([first, *rest]) == reference(PROMPT, 60)
     await worker.stop()
+
+
+async def test_decode_worker_stopping_refuses_new_requests(
+    start_worker: Any, gate: Any, reference: Any
+) -> None:
+    """With a status that sends them to another worker; what was admitted is finished."""
+    worker = await start_worker()
+    async with connected(worker) as stub:
+        running = asyncio.create_task(collect(stub, message()))
+        assert await asyncio.to_thread(gate.entered.wait, DEADLINE_S)
+        stopping = asyncio.create_task(worker.stop())
+        await eventually(lambda: worker._engine._live.closed)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await collect(stub, message())
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        gate.allow(1_000)
+        assert tokens_of(await running) == reference(PROMPT, 8)
+        await stopping
+
+
+async def test_decode_worker_stopping_ends_what_does_not_finish_in_time(
+    start_worker: Any, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_runner.worker, "_DRAIN_S", 0.1)
+    worker = await start_worker()
+    async with connected(worker) as stub:
+        running = asyncio.create_task(collect(stub, message(sampling={"max_tokens": 200})))
+        assert await asyncio.to_thread(gate.entered.wait, DEADLINE_S)
+        stopping = asyncio.create_task(worker.stop())
+        await eventually(lambda: worker._engine._mailbox._calls != [])
+        gate.allow(1)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await running
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        await stopping
 
 
 async def test_decode_worker_tells_what_it_serves(start_worker: Any, checkpoint: Path) -> None:

@@ -195,11 +195,13 @@ def test_node_killed_in_between_costs_a_recompute(
     assert second.store.statistics().errors
 
 
+@pytest.mark.parametrize("device_blocks", [64, 20])
 def test_node_killed_while_requests_run_fails_none(
-    start_node: Any, start_worker: Any, reference: Any
+    start_node: Any, start_worker: Any, reference: Any, device_blocks: int
 ) -> None:
+    """Nor those that are preempted, where there is little room."""
     node = start_node()
-    worker = start_worker(node.endpoint, deadline_s=0.3)
+    worker = start_worker(node.endpoint, deadline_s=0.3, device_blocks=device_blocks)
     prompts = [[x + 16 * i for x in PROMPT] for i in range(12)]
     answers: dict[int, tuple[list[int], dict[TierKind, int]]] = {}
 
@@ -214,6 +216,7 @@ def test_node_killed_while_requests_run_fails_none(
     for thread in threads:
         thread.join(DEADLINE_S)
     assert [answers[n][0] for n in range(len(prompts))] == [reference(p, 20) for p in prompts]
+    assert device_blocks == 64 or worker.engine.statistics().preemptions > 0
 
 
 def test_node_that_comes_back_is_used_again(
@@ -268,6 +271,9 @@ def test_node_preempted_requests_load_again(
     for thread in threads:
         thread.join(DEADLINE_S)
     assert [answers[n] for n in range(4)] == [reference(prompt, 20) for prompt in prompts]
+    counted = worker.engine.statistics()
+    assert counted.preemptions > 0
+    assert counted.demoted_blocks > 0
 
 
 def test_node_cancelled_while_loading_frees_its_blocks(start_node: Any, start_worker: Any) -> None:

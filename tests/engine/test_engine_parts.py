@@ -9,18 +9,20 @@ import pytest
 
 from kvstore.client.sync import SyncClient
 from kvstore.core.errors import ChecksumError, DeadlineExceededError, UnavailableError
-from kvstore.core.ids import BlockHash, BlockKeys, LayoutFingerprint
+from kvstore.core.ids import BlockHash, BlockKeys, LayoutFingerprint, RequestId
 from kvstore.core.layout import KVLayout
 from kvstore.testing.clock import ManualClock
 from kvstore.tiers.base import TierKind
 from kvstore.tiers.device.cache import DeviceCache
+from kvstore.tiers.device.pool import BlockPool
+from model_runner.engine_blocks import BlockTables
 from model_runner.engine_output import EngineOutput, FirstOutput
 from model_runner.inventory import RecordedInventory
 from model_runner.output_stream import OutputStream, merge_tokens
 from model_runner.sampling.logprobs import TokenLogprobs
 from model_runner.store_guard import StoreGuard
 from model_runner.store_node import NodeStore
-from model_runner.types import FinishReason
+from model_runner.types import FinishReason, Request, SamplingParams
 
 _FIRST = FirstOutput({TierKind.HOST: 4}, 0.0, 0.1)
 _HASHES = [BlockHash(bytes([i]) * 32) for i in range(8)]
@@ -143,3 +145,29 @@ def test_store_one_attempt_to_connect_is_enough_for_all_that_wait() -> None:
     store.close()
     assert node.attempts == 1
     assert store.statistics().missed_blocks == 6
+
+
+def test_block_tables_preempt_one_whose_blocks_were_named_after_anothers() -> None:
+    """Two computed the same blocks; the names went to the first, and with its blocks. What the
+    second one gives to the store are its own."""
+    pool = BlockPool(5)
+    blocks = BlockTables(pool, 4, asks_store=True)
+    first, second = (
+        Request(RequestId(name), list(range(8)), 8, SamplingParams(), identity_root=bytes(32))
+        for name in "ab"
+    )
+    for one in (first, second):
+        assert blocks.admit(one)
+        blocks.loaded(one, [])
+    for one in (first, second):
+        one.num_computed = 8
+        pool.release(blocks.complete(one).block_ids)
+    blocks.release(first)
+    pool.release(pool.allocate(pool.num_free))
+    own = list(second.block_table)
+    blocks.preempt(second)
+    (run,) = blocks.take_preempted()
+    assert list(run.block_ids) == own
+    assert blocks.num_leaving == 2
+    blocks.left(run.block_ids)
+    assert (blocks.num_leaving, pool.num_free) == (0, 5)

@@ -34,6 +34,7 @@ _arrivals = st.lists(
         load_steps=st.integers(0, 3),
         loaded_blocks=st.integers(0, 8),
         cancelled_after_steps=st.none() | st.integers(0, 6),
+        priority=st.integers(-1, 1),
     ),
     max_size=16,
 )
@@ -88,3 +89,19 @@ def test_prefill_a_loading_prompt_does_not_hold_up_the_others() -> None:
         max_steps=20,
     )
     assert simulation.finished == ["1", "0"]
+
+
+def test_prefill_priority_is_a_head_start_and_no_more() -> None:
+    simulation = _simulation(max_batch_tokens=16, max_running=1)
+    stream = [Arrival(1 + step, 15, 1, seed=step, priority=1) for step in range(300)]
+    simulation.run([Arrival(0, 16, 1, seed=998), Arrival(0, 12, 1, seed=999), *stream], 1_000)
+    place = {name: i for i, name in enumerate(simulation.finished)}
+    assert place[RequestId("2")] < place[RequestId("0")] < 150
+
+
+def test_prefill_a_cancelled_prompt_gives_its_place_to_the_next() -> None:
+    simulation = _simulation(num_blocks=8, max_batch_tokens=4)
+    long = Arrival(0, 30, 1, seed=1, cancelled_after_steps=2)
+    simulation.run([long, Arrival(1, 30, 1, seed=2)], max_steps=30)
+    assert simulation.finished == ["1"]
+    assert [step[0].request.request_id for step in simulation.steps[:3]] == ["0", "0", "1"]

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%model_runner/wire/v1/generation.proto\x12\x14model_runner.wire.v1\"\x9c\x04\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\r\n\x05min_p\x18\x08 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\t \x01(\x02\x12\x18\n\x10presence_penalty\x18\n \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x0b \x01(\x02\x12G\n\nlogit_bias\x18\x0c \x03(\x0b\x32\x33.model_runner.wire.v1.SamplingParams.LogitBiasEntry\x12\x36\n\tbad_words\x18\r \x03(\x0b\x32#.model_runner.wire.v1.TokenSequence\x12\x12\n\nmin_tokens\x18\x0e \x01(\r\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x01\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x10 \x01(\rH\x02\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x07\n\x05_seedB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"\"\n\rTokenSequence\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"M\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\"\xca\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12\x18\n\x10output_token_ids\x18\x04 \x03(\r\x12\x36\n\x08sampling\x18\x05 \x01(\x0b\x32$.model_runner.wire.v1.SamplingParams\x12\x14\n\x0c\x62ypass_cache\x18\x06 \x01(\x08\x12\x12\n\ncache_salt\x18\x07 \x01(\t\"G\n\tHitTokens\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\r\x12\x0c\n\x04host\x18\x02 \x01(\r\x12\x0c\n\x04\x64isk\x18\x03 \x01(\r\x12\x0e\n\x06remote\x18\x04 \x01(\r\"\xbe\x02\n\rGenerateChunk\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x33\n\nhit_tokens\x18\x02 \x01(\x0b\x32\x1f.model_runner.wire.v1.HitTokens\x12\x39\n\rfinish_reason\x18\x03 \x01(\x0e\x32\".model_runner.wire.v1.FinishReason\x12\x11\n\tpublished\x18\x04 \x01(\x08\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x12\x11\n\tcompute_s\x18\x06 \x01(\x01\x12\x35\n\x08logprobs\x18\x07 \x03(\x0b\x32#.model_runner.wire.v1.TokenLogprobs\x12<\n\x0fprompt_logprobs\x18\x08 \x03(\x0b\x32#.model_runner.wire.v1.TokenLogprobs*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%model_runner/wire/v1/generation.proto\x12\x14model_runner.wire.v1\"\x9c\x04\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\r\n\x05min_p\x18\x08 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\t \x01(\x02\x12\x18\n\x10presence_penalty\x18\n \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x0b \x01(\x02\x12G\n\nlogit_bias\x18\x0c \x03(\x0b\x32\x33.model_runner.wire.v1.SamplingParams.LogitBiasEntry\x12\x36\n\tbad_words\x18\r \x03(\x0b\x32#.model_runner.wire.v1.TokenSequence\x12\x12\n\nmin_tokens\x18\x0e \x01(\r\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x01\x88\x01\x01\x12\x1c\n\x0fprompt_logprobs\x18\x10 \x01(\rH\x02\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x07\n\x05_seedB\x0b\n\t_logprobsB\x12\n\x10_prompt_logprobs\"\"\n\rTokenSequence\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"M\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\"\xdc\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x03 \x03(\r\x12\x18\n\x10output_token_ids\x18\x04 \x03(\r\x12\x36\n\x08sampling\x18\x05 \x01(\x0b\x32$.model_runner.wire.v1.SamplingParams\x12\x14\n\x0c\x62ypass_cache\x18\x06 \x01(\x08\x12\x12\n\ncache_salt\x18\x07 \x01(\t\x12\x10\n\x08priority\x18\x08 \x01(\x11\"G\n\tHitTokens\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\r\x12\x0c\n\x04host\x18\x02 \x01(\r\x12\x0c\n\x04\x64isk\x18\x03 \x01(\r\x12\x0e\n\x06remote\x18\x04 \x01(\r\"\xbe\x02\n\rGenerateChunk\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x33\n\nhit_tokens\x18\x02 \x01(\x0b\x32\x1f.model_runner.wire.v1.HitTokens\x12\x39\n\rfinish_reason\x18\x03 \x01(\x0e\x32\".model_runner.wire.v1.FinishReason\x12\x11\n\tpublished\x18\x04 \x01(\x08\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x12\x11\n\tcompute_s\x18\x06 \x01(\x01\x12\x35\n\x08logprobs\x18\x07 \x03(\x0b\x32#.model_runner.wire.v1.TokenLogprobs\x12<\n\x0fprompt_logprobs\x18\x08 \x03(\x0b\x32#.model_runner.wire.v1.TokenLogprobs*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=1320
-  _globals['_FINISHREASON']._serialized_end=1415
+  _globals['_FINISHREASON']._serialized_start=1338
+  _globals['_FINISHREASON']._serialized_end=1433
   _globals['_SAMPLINGPARAMS']._serialized_start=64
   _globals['_SAMPLINGPARAMS']._serialized_end=604
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=514
@@ -44,9 +44,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENLOGPROBS']._serialized_start=642
   _globals['_TOKENLOGPROBS']._serialized_end=719
   _globals['_GENERATEREQUEST']._serialized_start=722
-  _globals['_GENERATEREQUEST']._serialized_end=924
-  _globals['_HITTOKENS']._serialized_start=926
-  _globals['_HITTOKENS']._serialized_end=997
-  _globals['_GENERATECHUNK']._serialized_start=1000
-  _globals['_GENERATECHUNK']._serialized_end=1318
+  _globals['_GENERATEREQUEST']._serialized_end=942
+  _globals['_HITTOKENS']._serialized_start=944
+  _globals['_HITTOKENS']._serialized_end=1015
+  _globals['_GENERATECHUNK']._serialized_start=1018
+  _globals['_GENERATECHUNK']._serialized_end=1336
 # @@protoc_insertion_point(module_scope)
