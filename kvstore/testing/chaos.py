@@ -28,6 +28,7 @@ from pathlib import Path
 from random import Random
 
 from kvstore.client.aio import Client
+from kvstore.core.errors import ReservationExpiredError
 from kvstore.core.ids import BlockKey, BlockKeys
 from kvstore.events.null import NullEventSink
 from kvstore.events.subscriber import EventSubscriber
@@ -183,7 +184,8 @@ class _Run:
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
                 while left:
-                    left = len(keys) - len(await client.put(keys, contents(keys)))
+                    with suppress(ReservationExpiredError):  # this process had to wait its turn
+                        left = len(keys) - len(await client.put(keys, contents(keys)))
         if left:
             self._problems.append(f"{left} blocks cannot be written while a writer is stalled")
 
@@ -227,13 +229,14 @@ def _struck(
 
 
 async def _get(client: Client, keys: BlockKeys, into: Sequence[bytearray]) -> dict[int, MissReason]:
-    """Memory that was released, but not heard of yet, makes no block a lost one."""
+    """Memory that was released, but not heard of yet, makes no block a lost one; nor does a lease
+    that ended while this process had to wait its turn."""
     missed: dict[int, MissReason] = {}
     with suppress(TimeoutError):
         async with asyncio.timeout(SETTLE_S):
             while True:
                 missed = await client.get(keys, into, deadline_s=SETTLE_S)
-                if MissReason.NO_SPACE not in missed.values():
+                if not {MissReason.NO_SPACE, MissReason.LATE}.intersection(missed.values()):
                     break
     return missed
 
