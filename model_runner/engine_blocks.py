@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kvstore.core.hashing import block_hashes
 from kvstore.core.ids import BlockHash
 from kvstore.tiers.base import TierKind
 from kvstore.tiers.device.pool import BlockPool
+from model_runner.store import BlockRun, Wanted
 from model_runner.types import Request
-
-
-@dataclass(frozen=True, slots=True)
-class BlockRun:
-    """Consecutive blocks of one request: what they are called and where they are."""
-
-    hashes: Sequence[BlockHash]
-    block_ids: Sequence[int]
 
 
 class BlockTables:
@@ -113,10 +105,15 @@ class BlockTables:
         part = slice(first, request.num_named)
         self._pool.name(request.block_table[part], request.block_hashes[part])
 
-    def wanted(self, request: Request) -> BlockRun:
+    def wanted(self, request: Request) -> Wanted:
         """What the store may have of an admitted request, and the blocks to put it in."""
         part = slice(request.num_named, self._num_usable(request))
-        return BlockRun(request.block_hashes[part], request.block_table[part])
+        return Wanted(
+            request.block_hashes[part],
+            [request.block_table[part]],
+            first_block=request.num_named,
+            num_tokens=len(request),
+        )
 
     def hits(self, request: Request) -> BlockRun:
         """The named blocks, with a reference on each for the caller to release."""

@@ -19,7 +19,7 @@ from model_runner.inventory import RecordedInventory
 from model_runner.runner import ModelRunner
 from model_runner.sampling.logprobs import TokenLogprobs
 from model_runner.step import ForwardChunk
-from model_runner.store import Fetched, NullStore, Published
+from model_runner.store import BlockRun, Fetched, LayerWriter, NullStore, Published, Wanted
 from model_runner.types import FinishReason, Request, Scheduler
 
 
@@ -55,18 +55,20 @@ class MemoryStore:
     def _alive(self) -> bool:
         return self.fate is not Fate.DIES or self.now < self.dies_at_step
 
-    def fetch(self, hashes: Sequence[BlockHash], block_ids: Sequence[int], done: Fetched) -> None:
-        self._later(lambda: done(self._load(hashes, block_ids)))
+    def fetch(self, wanted: Wanted, done: Fetched) -> None:
+        self._later(lambda: done(self._load(wanted.hashes, wanted.block_ids[0])))
 
-    def publish(
-        self, hashes: Sequence[BlockHash], block_ids: Sequence[int], done: Published
-    ) -> bool:
+    def follow(self, runs: Sequence[BlockRun], done: Published) -> LayerWriter | None:
+        return None
+
+    def publish(self, runs: Sequence[BlockRun], done: Published) -> bool:
         self.num_offered += 1
         if self.fate is Fate.REFUSES or (self.fate is Fate.BUSY and self.num_offered % 2):
             return False
 
         def save() -> None:
-            self._save(hashes, block_ids)
+            for run in runs:
+                self._save(run.hashes, run.block_ids)
             done()
 
         self._later(save)

@@ -7,10 +7,10 @@ from functools import partial
 
 from kvstore.tiers.base import TierKind
 from kvstore.tiers.device.pool import BlockPool
-from model_runner.engine_blocks import BlockRun, BlockTables
+from model_runner.engine_blocks import BlockTables
 from model_runner.engine_output import EngineOutput, EngineStatistics
 from model_runner.engine_request import LiveRequest, LiveRequests
-from model_runner.store import StoreConnector
+from model_runner.store import BlockRun, StoreConnector
 from model_runner.types import Request
 
 Post = Callable[[Callable[[], None]], None]
@@ -48,10 +48,8 @@ class StoreTraffic:
         assert live is not None
         self.publish([(live, self._blocks.hits(request))])
         if request.loading:
-            wanted = self._blocks.wanted(request)
             self._store.fetch(
-                wanted.hashes,
-                wanted.block_ids,
+                self._blocks.wanted(request),
                 lambda tiers: self._post(partial(self._loaded, request, tiers)),
             )
 
@@ -65,7 +63,7 @@ class StoreTraffic:
         for live in lives:
             live.num_publishing += 1
         published = partial(self._published, lives, whole.block_ids)
-        if not self._store.publish(whole.hashes, whole.block_ids, partial(self._post, published)):
+        if not self._store.publish([whole], partial(self._post, published)):
             published()
 
     def demote(self) -> bool:
@@ -76,7 +74,7 @@ class StoreTraffic:
         whole = _joined(preempted)
         if whole.hashes:
             left = partial(self._blocks.left, whole.block_ids)
-            if self._store.publish(whole.hashes, whole.block_ids, partial(self._post, left)):
+            if self._store.publish([whole], partial(self._post, left)):
                 self._demoted_blocks += len(whole.hashes)
             else:
                 left()

@@ -21,7 +21,7 @@ from kvstore.core.ids import BlockHash, BlockKeys
 from kvstore.core.ports import Clock
 from kvstore.tiers.base import TierKind
 from kvstore.tiers.device.cache import DeviceCache
-from model_runner.store import Fetched, Published
+from model_runner.store import BlockRun, Fetched, LayerWriter, Published, Wanted
 from model_runner.store_guard import StoreGuard
 
 _FETCH_THREADS = 2
@@ -82,21 +82,23 @@ class NodeStore:
         """
         self._connected()
 
-    def fetch(self, hashes: Sequence[BlockHash], block_ids: Sequence[int], done: Fetched) -> None:
+    def fetch(self, wanted: Wanted, done: Fetched) -> None:
         deadline = self._clock() + self._deadline_s
-        self._fetchers.submit(self._fetch, hashes, block_ids, deadline, done)
+        self._fetchers.submit(self._fetch, wanted.hashes, wanted.block_ids[0], deadline, done)
 
-    def publish(
-        self, hashes: Sequence[BlockHash], block_ids: Sequence[int], done: Published
-    ) -> bool:
+    def publish(self, runs: Sequence[BlockRun], done: Published) -> bool:
+        [run] = runs
         with self._lock:
-            pending = self._pending_blocks + len(hashes)
+            pending = self._pending_blocks + len(run.hashes)
             if self._pending_blocks and pending > self._max_pending_blocks:
-                self._skipped += len(hashes)
+                self._skipped += len(run.hashes)
                 return False
             self._pending_blocks = pending
-        self._publisher.submit(self._publish, hashes, block_ids, done)
+        self._publisher.submit(self._publish, run.hashes, run.block_ids, done)
         return True
+
+    def follow(self, runs: Sequence[BlockRun], done: Published) -> LayerWriter | None:
+        return None
 
     def statistics(self) -> StoreStatistics:
         with self._lock:

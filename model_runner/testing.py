@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from kvstore.core.ids import RequestId
 from kvstore.tiers.base import TierKind
 from kvstore.tiers.device.pool import BlockPool
-from model_runner.engine_blocks import BlockRun, BlockTables
+from model_runner.engine_blocks import BlockTables
+from model_runner.store import BlockRun
 from model_runner.tiny import SMALL, build_checkpoint
 from model_runner.types import Chunk, Request, SamplingParams, Scheduler
 

@@ -20,6 +20,7 @@ from model_runner.engine_output import EngineOutput, FirstOutput
 from model_runner.inventory import RecordedInventory
 from model_runner.output_stream import OutputStream, merge_tokens
 from model_runner.sampling.logprobs import TokenLogprobs
+from model_runner.store import BlockRun, Wanted
 from model_runner.store_guard import StoreGuard
 from model_runner.store_node import NodeStore
 from model_runner.types import FinishReason, Request, SamplingParams
@@ -124,8 +125,10 @@ def test_store_skips_what_is_too_much_and_gives_up_the_rest() -> None:
     node = AbsentNode()
     store = _store(node, ManualClock())
     done: list[int] = []
-    assert store.publish(_HASHES[:6], range(6), lambda: done.append(1))  # alone: however large
-    assert not store.publish(_HASHES[6:], [6, 7], lambda: done.append(2))
+    assert store.publish(
+        [BlockRun(_HASHES[:6], range(6))], lambda: done.append(1)
+    )  # alone: however large
+    assert not store.publish([BlockRun(_HASHES[6:], [6, 7])], lambda: done.append(2))
     node.answer.set()
     store.close()
     statistics = store.statistics()
@@ -138,7 +141,10 @@ def test_store_one_attempt_to_connect_is_enough_for_all_that_wait() -> None:
     node, answered = AbsentNode(), threading.Semaphore(0)
     store = _store(node, ManualClock())
     for number in range(6):
-        store.fetch([_HASHES[number]], [number], lambda tiers: answered.release())
+        store.fetch(
+            Wanted([_HASHES[number]], [[number]], first_block=0, num_tokens=64),
+            lambda tiers: answered.release(),
+        )
     node.answer.set()
     for _ in range(6):
         assert answered.acquire(timeout=30)
