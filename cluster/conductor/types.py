@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from math import inf
 
 from kvstore.core.ids import MemberId, NodeId, RequestId, RoutingKey
 from kvstore.core.layout import KVLayout
@@ -61,6 +62,15 @@ class MemberStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Targets:
+    """What the answer has to keep to be good; infinite = no target."""
+
+    ttft_s: float = inf
+    itl_s: float = inf
+    """Mean time between tokens."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What has to be placed. `routing_keys` name its full blocks in prefix order."""
 
@@ -70,6 +80,13 @@ class Request:
     prompt_tokens: int
     max_tokens: int
     bypass_cache: bool = False
+    targets: Targets = Targets()
+    priority: int = 0
+    """Larger goes first."""
+    tenant: str = ""
+    """Whose fair share it counts against."""
+    session: str = ""
+    """Requests of one session share a growing prefix; empty = of none."""
 
 
 @dataclass(slots=True)
