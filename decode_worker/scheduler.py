@@ -55,7 +55,10 @@ class DecodeScheduler:
         chunks = self._decode(blocks)
         if self._queue.num_running == num_running:
             self._queue.admit(lambda request: self._fits(request, blocks))
-        return chunks + self._prefill(blocks, {chunk.request for chunk in chunks})
+        chunks += self._prefill(blocks, {chunk.request for chunk in chunks})
+        if not chunks:
+            self._make_way(blocks)
+        return chunks
 
     def _decode(self, blocks: Blocks) -> list[Chunk]:
         """One token of each running sequence. Whoever runs out of blocks takes those of the
@@ -71,13 +74,26 @@ class DecodeScheduler:
 
     def _make_room(self, request: Request, blocks: Blocks) -> bool:
         """False if it must wait: for those before it, for loads, or for blocks that leave."""
-        while not blocks.extend(request):
+        while not blocks.extend(request, 1):
             victim = self._queue.last_after(request)
             if victim is None or blocks.num_leaving:
                 return False
-            blocks.preempt(victim)
-            self._queue.put_back(victim)
+            self._preempt(victim, blocks)
         return True
+
+    def _make_way(self, blocks: Blocks) -> None:
+        """Nobody can go on. Unless room comes of itself, the last gives way: a prompt whose blocks
+        behind the window are held by others too may wait for one that waits for it."""
+        running = self._queue.running()
+        if not running or blocks.num_leaving or any(request.loading for request in running):
+            return
+        victim = self._queue.last_after(running[0])
+        if victim is not None:
+            self._preempt(victim, blocks)
+
+    def _preempt(self, victim: Request, blocks: Blocks) -> None:
+        blocks.preempt(victim)
+        self._queue.put_back(victim)
 
     def _fits(self, request: Request, blocks: Blocks) -> bool:
         """Whether it is admitted now: with a margin, lest that causes the next preemption."""
@@ -89,8 +105,10 @@ class DecodeScheduler:
     def _prefill(self, blocks: Blocks, done: set[Request]) -> list[Chunk]:
         budget, chunks = self._max_batch_tokens - len(done), []
         for request in self._queue.running():
-            if budget == 0 or request.loading or request in done or not blocks.extend(request):
+            if budget == 0 or request.loading or request in done:
                 continue
-            chunks.append(Chunk(request, min(request.num_uncomputed, budget)))
-            budget -= chunks[-1].num_tokens
+            num_tokens = blocks.extend(request, min(request.num_uncomputed, budget))
+            if num_tokens:
+                chunks.append(Chunk(request, num_tokens))
+                budget -= num_tokens
         return chunks

@@ -6,6 +6,7 @@ computes reaches it as the keyword argument `paged` of the model's forward: a `P
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,10 +14,15 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from kvstore.tiers.device.cache import DeviceCache
-from model_runner.step import Group, KVRows, Step
+from model_runner.paged_kv import PagedKV
+from model_runner.step import Step
+from model_runner.step_groups import Group
 
 NAME = "kvstore_paged"
+
+OnLayer = Callable[[int], None]
+"""Takes the index of a layer of the model whose new K and V are in the cache, or will be when the
+device has done what is queued on it. Called on the thread of the forward pass: it must not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,11 @@ class AttentionCall:
     softcap: float | None
     sinks: torch.Tensor | None
     """`[head]`: a logit that takes part in the softmax and has no value."""
+
+    @property
+    def layer(self) -> int:
+        """Which of the model's it is."""
+        return int(self.module.layer_idx)  # type: ignore[arg-type]
 
 
 class PagedContext(Protocol):
@@ -67,66 +78,99 @@ def paged_attention(
 AttentionInterface.register(NAME, paged_attention)
 
 
-class CacheContext:
-    """Attends over a device cache: writes the new tokens' K and V to their slots, then reads each
-    group's keys with one gather. One forward pass, one thread."""
+@dataclass(frozen=True, slots=True)
+class LayerPlace:
+    """Where the KV of one of the model's layers is."""
 
-    def __init__(self, cache: DeviceCache, step: Step) -> None:
-        self._cache = cache
-        self._step = step
-        self._rows_per_layer = KVRows(cache.layout).per_layer
-        self._rows = cache.tensor.view(-1, cache.layout.block_size_tokens, cache.layout.head_dim)
-        # Padding and the unwritten tail of a block are read under a mask: they must be finite.
-        cache.tensor.index_fill_(0, step.opened_blocks, 0)
+    group: int
+    index: int
+    """Among the group's layers."""
+
+
+class GroupedContext:
+    """Attends each layer over the device cache of its KV group, and tells `on_layer` of it when its
+    KV is written. One forward pass, one thread."""
+
+    def __init__(
+        self,
+        groups: Sequence[CacheContext],
+        places: Mapping[int, LayerPlace],
+        on_layer: OnLayer | None = None,
+    ) -> None:
+        self._groups = groups
+        self._places = places
+        self._on_layer = on_layer
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
-        layer = int(call.module.layer_idx)  # type: ignore[arg-type]
-        self._write(layer, call)
-        query = call.query.transpose(0, 1)
-        output = torch.empty_like(query, memory_format=torch.contiguous_format)
-        for group in self._step.groups(call.window):
-            keys, values = self._keys_values(layer, group, call)
-            asked = query[group.tokens].view(group.num_sequences, -1, *query.shape[1:])
-            answer = _attend(asked.transpose(1, 2), keys, values, group.mask, call)
-            output[group.tokens] = answer.transpose(1, 2).flatten(0, 1)
-        return output
+        place = self._places[call.layer]
+        answer = self._groups[place.group].attend(call, place.index)
+        if self._on_layer is not None:
+            self._on_layer(call.layer)
+        return answer
 
-    def _write(self, layer: int, call: AttentionCall) -> None:
-        view = self._cache.layer(layer)
-        slots = (self._step.slot_blocks, slice(None), self._step.slot_offsets)
-        view[:, 0][slots] = call.key.transpose(0, 1)
-        view[:, 1][slots] = call.value.transpose(0, 1)
+
+class CacheContext:
+    """Attends over one device cache: writes the new tokens' K and V to their slots, then reads each
+    group's keys with one gather. One forward pass, one thread."""
+
+    def __init__(self, kv: PagedKV, step: Step) -> None:
+        self._kv = kv
+        self._step = step
+        # Padding and the unwritten tail of a block are read under a mask: they must be finite.
+        kv.clear(step.opened_blocks)
+
+    def attend(self, call: AttentionCall, layer: int) -> torch.Tensor:
+        """`layer`: which of the cache's it is."""
+        step, query = self._step, call.query.transpose(0, 1)
+        self._kv.write(layer, step.slots, call.key.transpose(0, 1), call.value.transpose(0, 1))
+        answers = [
+            self._answer(group, query[group.tokens], call, layer)
+            for group in step.groups(call.window)
+        ]
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+    def _answer(
+        self, group: Group, query: torch.Tensor, call: AttentionCall, layer: int
+    ) -> torch.Tensor:
+        """`[token, head, head_dim]`, as the group's queries are."""
+        keys, values = self._keys_values(group, call, layer)
+        asked = query.view(group.num_sequences, -1, *query.shape[1:]).transpose(1, 2)
+        return _attend(asked, keys, values, group, call).transpose(1, 2).flatten(0, 1)
 
     def _keys_values(
-        self, layer: int, group: Group, call: AttentionCall
+        self, group: Group, call: AttentionCall, layer: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`[sequence, kv_head, key, head_dim]` each."""
+        """`[sequence, kv_head, key, head_dim]` each. Valid until those of the next group."""
         if group.rows is None:
             return call.key[None, :, group.tokens], call.value[None, :, group.tokens]
-        rows = (group.rows + layer * self._rows_per_layer).view(-1)
-        gathered = self._rows.index_select(0, rows)
-        both = gathered.view(*group.rows.shape[:3], -1, gathered.shape[-1])
-        return both[0, :, :, : group.num_keys], both[1, :, :, : group.num_keys]
+        both = self._kv.read(layer, group.rows)[..., : group.num_keys, :]
+        return both[0], both[1]
 
 
 def _attend(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    mask: torch.Tensor | None,
+    group: Group,
     call: AttentionCall,
 ) -> torch.Tensor:
     """`[sequence, head, token, head_dim]` queries attend to keys and values with fewer heads."""
     if call.softcap is not None or call.sinks is not None:
-        return _attend_explicitly(query, keys, values, mask, call)
+        return _attend_explicitly(query, keys, values, group, call)
     sequences, heads, tokens, head_dim = query.shape
     if tokens > 1:
         return scaled_dot_product_attention(
-            query, keys, values, mask, is_causal=mask is None, scale=call.scaling, enable_gqa=True
+            query,
+            keys,
+            values,
+            group.mask,
+            is_causal=group.is_causal,
+            scale=call.scaling,
+            enable_gqa=True,
         )
     # The query heads that share a kv head take the place of tokens: keys are read once for all.
     packed = query.reshape(sequences, keys.shape[1], -1, head_dim)
-    answer = scaled_dot_product_attention(packed, keys, values, mask, scale=call.scaling)
+    answer = scaled_dot_product_attention(packed, keys, values, group.mask, scale=call.scaling)
     return answer.reshape(sequences, heads, 1, head_dim)
 
 
@@ -134,19 +178,21 @@ def _attend_explicitly(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    mask: torch.Tensor | None,
+    group: Group,
     call: AttentionCall,
 ) -> torch.Tensor:
     """For what the fused kernel has no argument for: capped scores and sinks."""
     sequences, heads, tokens, head_dim = query.shape
-    if mask is None:
-        mask = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
     shared = query.reshape(sequences, keys.shape[1], -1, tokens, head_dim)
     scaling = head_dim**-0.5 if call.scaling is None else call.scaling
     scores = (shared @ keys[:, :, None].transpose(-1, -2) * scaling).flatten(1, 2)
     if call.softcap is not None:
         scores = torch.tanh(scores / call.softcap) * call.softcap
-    scores = scores.float().masked_fill(~mask, -torch.inf)
+    scores = scores.float()
+    if group.is_causal:
+        scores = scores + torch.full_like(scores[0, 0], -torch.inf).triu(1)
+    elif group.mask is not None:
+        scores = scores + group.mask
     if call.sinks is not None:
         sink = call.sinks.float().view(1, -1, 1, 1).expand(sequences, heads, tokens, 1)
         scores = torch.cat((scores, sink), dim=-1)

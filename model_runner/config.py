@@ -27,7 +27,12 @@ class WorkerConfig(BaseModel):
         None, ge=1, description="CPU threads for torch; default: torch's own choice."
     )
     block_size_tokens: int = Field(16, ge=1, description="Tokens in a block.")
-    device_blocks: int = Field(512, ge=2, description="Blocks of the device tier.")
+    device_blocks: int = Field(
+        512,
+        ge=2,
+        description="Blocks of the device tier; layers with a sliding window take no more of it "
+        "than their windows need, beside layers without.",
+    )
     max_context_tokens: int | None = Field(
         None, ge=1, description="Longest prompt and answer together; default: the model's."
     )
@@ -49,6 +54,10 @@ class WorkerConfig(BaseModel):
     )
     replay_endpoint: str = Field(
         "tcp://127.0.0.1:0", description="ZeroMQ endpoint that replays missed events."
+    )
+    metrics_address: str | None = Field(
+        None,
+        description="Address of the Prometheus metrics, host:port, plain HTTP; none = no metrics.",
     )
     conductor: str | None = Field(None, description="Address of the conductor to register with.")
     advertise_host: str | None = Field(

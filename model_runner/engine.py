@@ -15,7 +15,8 @@ from kvstore.events.base import EventSink
 from model_runner.engine_core import EngineCore
 from model_runner.engine_output import Emit, EngineLoad, EngineStatistics
 from model_runner.engine_request import LiveRequest, LiveRequests
-from model_runner.engine_step import StepModel
+from model_runner.engine_step import StepModel, room_tokens
+from model_runner.load_or_compute import LoadPlanner
 from model_runner.store import StoreConnector
 from model_runner.types import Request, Scheduler
 
@@ -43,15 +44,20 @@ class Engine:
         *,
         max_live: int,
         clock: Clock = time.monotonic,
+        planner: LoadPlanner | None = None,
+        died: Callable[[], None] | None = None,
     ) -> None:
-        self._room_tokens = model.cache.num_blocks * model.layout.block_size_tokens
+        """`planner` learns from the steps what they cost. `died` is called, on the engine's
+        thread, if a defect ends it."""
+        self._room_tokens = room_tokens(model)
         self._clock = clock
         self._live = LiveRequests(max_live)
         self._mailbox = _Mailbox()
         self._core = EngineCore(
-            model, scheduler, store, sink, self._live, self._mailbox.post, clock
+            model, scheduler, store, sink, self._live, self._mailbox.post, clock, planner
         )
-        self._load, self._statistics = self._core.load(), self._core.statistics()
+        self._died = died
+        self._load = self._core.load()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -76,8 +82,7 @@ class Engine:
         return self._load
 
     def statistics(self) -> EngineStatistics:
-        """As of the last step."""
-        return self._statistics
+        return self._core.statistics()
 
     @property
     def alive(self) -> bool:
@@ -103,10 +108,12 @@ class Engine:
                 for call in self._mailbox.take(wait=idle):
                     call()
                 idle = not self._core.step()
-                self._load, self._statistics = self._core.load(), self._core.statistics()
+                self._load = self._core.load()
         except Exception:
             # The boundary of the thread: state that was being changed cannot be trusted any more.
             _LOG.exception("the engine stops: a defect in its bookkeeping")
+            if self._died is not None:
+                self._died()
         finally:
             self._live.close()
             self._core.end_all(UnavailableError("the engine has stopped: use another worker"))
@@ -116,7 +123,7 @@ class Engine:
 
     def _check_size(self, request: Request) -> None:
         prompt, max_tokens = request.num_prompt_tokens, request.sampling.max_tokens
-        if prompt + max_tokens > self._room_tokens:
+        if self._room_tokens is not None and prompt + max_tokens > self._room_tokens:
             raise InvalidArgumentError(
                 f"a prompt of {prompt} tokens and max_tokens={max_tokens} do not fit in the device "
                 f"tier of {self._room_tokens} tokens: shorten the request, or raise device_blocks"

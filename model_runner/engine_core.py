@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kvstore.core.errors import KVStoreError
 from kvstore.core.ids import BlockKeys, RequestId
@@ -16,6 +17,9 @@ from model_runner.engine_output import EngineLoad, EngineOutput, EngineStatistic
 from model_runner.engine_request import LiveRequest, LiveRequests
 from model_runner.engine_step import StepModel, StepResult, compute_step
 from model_runner.engine_traffic import Post, StoreTraffic
+from model_runner.load_or_compute import LoadPlanner
+from model_runner.step_budget import StepBudget, StepTooLargeError, as_too_large
+from model_runner.step_meter import StepMeter
 from model_runner.store import StoreConnector
 from model_runner.twins import Twins
 from model_runner.types import Chunk, FinishReason, Request, Scheduler
@@ -47,18 +51,20 @@ class EngineCore:
         live: LiveRequests,
         post: Post,
         clock: Clock,
+        planner: LoadPlanner | None = None,
     ) -> None:
+        """`planner` learns from the steps what they cost."""
         self._model = model
         self._scheduler = scheduler
         self._sink = sink
         self._live = live
         self._clock = clock
-        self._pool = BlockPool(model.cache.num_blocks)
-        self._blocks = BlockTables(
-            self._pool, model.layout.block_size_tokens, asks_store=store.enabled
-        )
-        self._traffic = StoreTraffic(store, self._pool, self._blocks, live, post)
+        self.pools = [BlockPool(cache.num_blocks) for cache in model.caches]
+        self._blocks = BlockTables(model.groups, self.pools, asks_store=store.enabled)
+        self._traffic = StoreTraffic(store, self._blocks, live, post)
         self._twins = Twins()
+        self._budget = StepBudget()
+        self._meter = StepMeter(planner)
 
     def add(self, request: Request) -> None:
         """Queue a request that has entered `live`."""
@@ -81,13 +87,14 @@ class EngineCore:
         preempted = self._traffic.demote()
         for request in self._blocks.take_admitted():
             self._traffic.start(request)
+        self._meter.scheduled(chunks)
         if chunks:
             self._compute(chunks)
         self._record_events()
         return bool(chunks) or preempted
 
     def statistics(self) -> EngineStatistics:
-        return self._traffic.statistics()
+        return replace(self._traffic.statistics(), steps=self._meter.statistics())
 
     def load(self) -> EngineLoad:
         requests = [live.request for live in self._live.snapshot() if not live.answered]
@@ -95,8 +102,8 @@ class EngineCore:
             running=self._scheduler.num_running,
             waiting=max(0, len(requests) - self._scheduler.num_running),
             waiting_tokens=sum(request.num_uncomputed for request in requests),
-            free_blocks=self._pool.num_free,
-            total_blocks=self._pool.num_blocks,
+            free_blocks=self.pools[0].num_free,
+            total_blocks=self.pools[0].num_blocks,
         )
 
     def end_all(self, error: KVStoreError) -> None:
@@ -106,9 +113,29 @@ class EngineCore:
                 live.emit(EngineOutput(error=error))
 
     def _compute(self, chunks: Sequence[Chunk]) -> None:
-        started_s = self._clock()
-        results = self._results(chunks)
-        took_s = self._clock() - started_s
+        """At once, or where the device has no memory for that, in parts."""
+        waiting = list(chunks)
+        while waiting:
+            part = self._budget.part(waiting)
+            started_s = self._clock()
+            results = self._results(part)
+            if isinstance(results[0], StepTooLargeError):
+                if self._budget.shrink(part):
+                    continue
+            else:
+                self._budget.went_well()
+            del waiting[: len(part)]
+            self._account(part, results, started_s, self._clock() - started_s)
+
+    def _account(
+        self,
+        chunks: Sequence[Chunk],
+        results: Sequence[StepResult],
+        started_s: float,
+        took_s: float,
+    ) -> None:
+        """What a step comes to for those who took part in it."""
+        self._meter.computed(chunks, took_s)
         lives = []
         for chunk in chunks:
             live = self._live.get(chunk.request.request_id)
@@ -121,11 +148,18 @@ class EngineCore:
 
     def _results(self, chunks: Sequence[Chunk]) -> Sequence[StepResult]:
         try:
-            return compute_step(self._model, chunks)
+            results = compute_step(self._model, chunks, self._traffic.follow(chunks))
         except Exception as error:
             # The boundary of a step: whatever the model raises ends these requests, no others.
-            _LOG.exception("a step of %d requests failed", len(chunks))
-            return [_step_error(error)] * len(chunks)
+            too_large = as_too_large(error)
+            if too_large is None:
+                _LOG.exception("a step of %d requests failed", len(chunks))
+            results = [too_large or _step_error(error)] * len(chunks)
+        pairs = zip(chunks, results, strict=True)
+        self._traffic.computed(
+            [chunk.request for chunk, result in pairs if isinstance(result, KVStoreError)]
+        )
+        return results
 
     def _name_blocks(
         self,
@@ -152,6 +186,8 @@ class EngineCore:
             self._scheduler.add(twin)
         live.request.token_ids.append(result.sampled.token_id)
         output = live.output(result.sampled, self._model.eos_token_ids)
+        if output.first is not None:
+            self._meter.answered(output.first.hit_tokens)
         if output.finish_reason is None:
             live.emit(output)
         else:
@@ -173,8 +209,10 @@ class EngineCore:
             self._live.leave(request.request_id)
 
     def _record_events(self) -> None:
-        stored, removed = self._pool.drain_events()
-        fingerprint = self._model.layout.fingerprint
+        """Of the first KV group's blocks, by which requests are routed: all groups' blocks come
+        together, and where one keeps only its window, the first has what goes before it."""
+        (stored, removed), *_ = [pool.drain_events() for pool in self.pools]
+        fingerprint = self._model.groups[0].layout.fingerprint
         if removed:
             self._sink.removed(TierKind.DEVICE, BlockKeys(fingerprint, removed))
         if stored:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvstore.core.errors import KVStoreError
 from kvstore.tiers.base import TierKind
 from model_runner.sampling.logprobs import TokenLogprobs
+from model_runner.step_meter import StepStatistics
 from model_runner.types import FinishReason
 
 
@@ -59,10 +60,11 @@ class EngineLoad:
 
 @dataclass(frozen=True, slots=True)
 class EngineStatistics:
-    """Counts since the engine started, as of the last step."""
+    """Counts since the engine started. Each is right by itself; they are not of one moment."""
 
     preemptions: int = 0
     demoted_blocks: int = 0
     """Full blocks of preempted requests that were handed to the store: it copies what it lacks."""
     loaded_back_blocks: int = 0
     """Blocks that the store brought for requests that had been preempted."""
+    steps: StepStatistics = field(default_factory=StepStatistics)

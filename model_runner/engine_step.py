@@ -11,8 +11,9 @@ from typing import Protocol, TypeAlias
 import torch
 
 from kvstore.core.errors import KVStoreError
-from kvstore.core.layout import KVLayout
 from kvstore.tiers.device.cache import DeviceCache
+from model_runner.attention import OnLayer
+from model_runner.kv_groups import KVGroup
 from model_runner.sampling.logprobs import TokenLogprobs, tell_logprobs
 from model_runner.sampling.sampler import InvalidLogitsError, SampledToken, sample
 from model_runner.step import ForwardChunk
@@ -37,26 +38,41 @@ class StepModel(Protocol):
     """What an engine needs of a model. `ModelRunner` is one."""
 
     @property
-    def layout(self) -> KVLayout: ...
+    def groups(self) -> Sequence[KVGroup]: ...
 
     @property
-    def cache(self) -> DeviceCache: ...
+    def caches(self) -> Sequence[DeviceCache]:
+        """Of each group."""
 
     @property
     def eos_token_ids(self) -> Set[int]: ...
 
-    def forward(self, chunks: Sequence[ForwardChunk]) -> torch.Tensor:
+    def forward(
+        self, chunks: Sequence[ForwardChunk], on_layer: OnLayer | None = None
+    ) -> torch.Tensor:
         """`[row, vocab]` float32 logits: of each chunk's last token, or of all of its tokens with
-        `all_logits`."""
+        `all_logits`. Tells `on_layer` of each layer, once."""
 
 
-def compute_step(model: StepModel, chunks: Sequence[Chunk]) -> Sequence[StepResult]:
+def room_tokens(model: StepModel) -> int | None:
+    """How long a request may become that has the device tier to itself; None = as long as it likes.
+    """
+    rooms = [
+        group.room_tokens(cache.num_blocks)
+        for group, cache in zip(model.groups, model.caches, strict=True)
+    ]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def compute_step(
+    model: StepModel, chunks: Sequence[Chunk], on_layer: OnLayer | None = None
+) -> Sequence[StepResult]:
     """Compute the KV of all chunks, and a token for each request that has none left to compute.
 
     Changes no request but for its `sampling_state`. Raises what the model raises.
     """
     inputs = [_forward_chunk(chunk) for chunk in chunks]
-    logits = model.forward(inputs)
+    logits = model.forward(inputs, on_layer)
     ends = list(accumulate(one.num_logits for one in inputs))
     results: list[StepResult] = [Computed()] * len(chunks)
     for number, one in enumerate(inputs):
@@ -108,7 +124,7 @@ def _forward_chunk(chunk: Chunk) -> ForwardChunk:
     return ForwardChunk(
         request.token_ids[start : start + chunk.num_tokens],
         start,
-        request.block_table,
+        request.block_tables,
         all_logits=asked and start + 1 < request.num_prompt_tokens,
     )
 

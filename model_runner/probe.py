@@ -6,7 +6,9 @@ do not. An architecture that the paged cache would compute wrongly is refused he
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -15,6 +17,7 @@ from kvstore.client.huggingface.architecture import context_limit
 from kvstore.core.errors import ConfigurationError
 from kvstore.core.layout import KVLayout
 from model_runner.attention import AttentionCall
+from model_runner.kv_groups import KVGroup
 
 
 @dataclass(slots=True)
@@ -29,14 +32,24 @@ class ProbeContext:
         return call.value.new_zeros(tokens, heads, call.value.shape[-1])
 
 
-def find_layout(model: PreTrainedModel, block_size_tokens: int, dtype: str) -> KVLayout:
-    """The shape of this model's blocks.
+@dataclass(frozen=True, slots=True)
+class ModelKV:
+    """What a model keeps of the tokens that it has seen."""
+
+    layout: KVLayout
+    """Of a block of all its layers."""
+    groups: Sequence[KVGroup]
+    """The layers with full attention, if there are any, then those with the largest window."""
+
+
+def find_kv(model: PreTrainedModel, block_size_tokens: int, dtype: str) -> ModelKV:
+    """The shape of this model's blocks, and which layers keep theirs alike.
 
     Raises ConfigurationError unless every layer keeps K and V of one and the same shape.
     """
     calls = _attention_calls(model)
     num_layers = model.config.get_text_config().num_hidden_layers
-    if sorted(_layer_index(call) for call in calls) != list(range(num_layers)):
+    if sorted(call.layer for call in calls) != list(range(num_layers)):
         raise _unsupported(model, "not every layer attends once, through transformers' interface")
     shapes = {(call.key.shape, call.value.shape) for call in calls}
     key_shape, value_shape = shapes.pop()
@@ -46,7 +59,26 @@ def find_layout(model: PreTrainedModel, block_size_tokens: int, dtype: str) -> K
         raise _unsupported(model, "queries and keys differ in shape")
     _check_windows(model, calls)
     num_kv_heads, _, head_dim = key_shape
-    return KVLayout(num_layers, num_kv_heads, head_dim, block_size_tokens, dtype)
+    layout = KVLayout(num_layers, num_kv_heads, head_dim, block_size_tokens, dtype)
+    return ModelKV(layout, _groups(layout, {call.layer: call.window for call in calls}))
+
+
+def _groups(layout: KVLayout, windows: Mapping[int, int | None]) -> Sequence[KVGroup]:
+    """`windows`: of each layer."""
+    layers: dict[int | None, list[int]] = {}
+    for layer, window in sorted(windows.items()):
+        layers.setdefault(window, []).append(layer)
+    if len(layers) == 1:
+        return [KVGroup(layout, tuple(own), window) for window, own in layers.items()]
+    return [
+        KVGroup(replace(layout, num_layers=len(own), layers=tuple(own)), tuple(own), window)
+        for window, own in sorted(layers.items(), key=_widest_first)
+    ]
+
+
+def _widest_first(group: tuple[int | None, list[int]]) -> float:
+    window, _ = group
+    return -math.inf if window is None else -window
 
 
 def find_max_context_tokens(config: PreTrainedConfig, wanted: int | None) -> int:
@@ -84,15 +116,11 @@ def _check_windows(model: PreTrainedModel, calls: list[AttentionCall]) -> None:
     default = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
     layer_types = getattr(config, "layer_types", None) or [default] * len(calls)
     for call in calls:
-        kind = layer_types[_layer_index(call)]
+        kind = layer_types[call.layer]
         if kind == "sliding_attention" and call.window is None:
             raise _unsupported(model, "its layers do not pass their sliding window on")
         if kind not in ("full_attention", "sliding_attention"):
             raise _unsupported(model, f"layers of type {kind!r}")
-
-
-def _layer_index(call: AttentionCall) -> int:
-    return int(call.module.layer_idx)  # type: ignore[arg-type]
 
 
 def _unsupported(model: PreTrainedModel, why: str) -> ConfigurationError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,8 +34,8 @@ class Wanted:
     """In prefix order."""
     block_ids: Sequence[Sequence[int]]
     """For each KV group: a device block for each of `hashes`. In a group with a window only
-    `min(len(hashes), window_blocks)`, which take the last ones of the hit that come after the
-    device's, in order."""
+    `min(len(hashes), window_blocks)`. Of n blocks that are loaded it gets the last ones, as many of
+    n as the window has; they go into the first ones of these, in order."""
     first_block: int
     """How many blocks are on the device, before these."""
     num_tokens: int
@@ -50,8 +50,9 @@ class LayerWriter(Protocol):
         """K and V of this layer (index in the model) are complete in all the blocks, or will be
         when the device has done what is queued on it. Layers come in any order, each once."""
 
-    def finish(self) -> None:
-        """All layers are computed. Whoever gave the blocks hears `done` when they are stored."""
+    def finish(self, without: Set[BlockHash] = frozenset()) -> None:
+        """All layers are computed, but what came of the blocks `without` must not become visible.
+        Whoever gave the blocks hears `done` when they are stored."""
 
     def abandon(self) -> None:
         """The step failed: nothing of these blocks must become visible. `done` is called too."""
@@ -72,8 +73,10 @@ class StoreConnector(Protocol):
 
     def fetch(self, wanted: Wanted, done: Fetched) -> None:
         """Bring the leading blocks that the store has, as many as are cheaper to load than to
-        compute; the contents of the rest of `block_ids` are undefined afterwards. Blocks that
-        another worker of this host is still publishing are taken layer by layer, as they come."""
+        compute, and as all KV groups have what the tokens after them see (see `store_hits`); the
+        contents of the rest of `block_ids` are undefined afterwards. Blocks that another worker of
+        this host is still publishing are taken layer by layer, as they come; those that it does not
+        finish, or not in time, are misses."""
 
     def publish(self, runs: Sequence[BlockRun], done: Published) -> bool:
         """Put complete blocks into the store. False if too many are on their way: then `done` is
@@ -81,7 +84,9 @@ class StoreConnector(Protocol):
 
     def follow(self, runs: Sequence[BlockRun], done: Published) -> LayerWriter | None:
         """Put blocks into the store that the coming step completes. None if too many are on their
-        way: then `done` is not called."""
+        way: then `done` is not called, and they may be offered to `publish` after the step. Until
+        the step is over the blocks must have an owner besides the connector, which may give up
+        before."""
 
     def close(self) -> None:
         """Publish what is on its way, for a bounded time. Idempotent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,9 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from kvstore.core.ids import RequestId
+from kvstore.core.layout import KVLayout
 from kvstore.tiers.base import TierKind
 from kvstore.tiers.device.pool import BlockPool
 from model_runner.engine_blocks import BlockTables
+from model_runner.kv_groups import KVGroup
 from model_runner.store import BlockRun
 from model_runner.tiny import SMALL, build_checkpoint
 from model_runner.types import Chunk, Request, SamplingParams, Scheduler
@@ -48,6 +51,21 @@ def plain_generate(checkpoint: Path) -> Reference:
     return generate
 
 
+def window_group(window_tokens: int | None, block_size_tokens: int) -> KVGroup:
+    """Of one small layer."""
+    return KVGroup(KVLayout(1, 1, 1, block_size_tokens, "float32"), (0,), window_tokens)
+
+
+def blocks_needed(groups: Sequence[KVGroup], num_tokens: int) -> int:
+    """The fewest device blocks for each group with which one such request gets to its end."""
+    return next(n for n in count(1) if all(_has_room(group, n, num_tokens) for group in groups))
+
+
+def _has_room(group: KVGroup, num_blocks: int, num_tokens: int) -> bool:
+    room = group.room_tokens(num_blocks)
+    return room is None or num_tokens <= room
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A request to come. Prompts of the same `seed` share their tokens from the start."""
@@ -79,17 +97,20 @@ class SchedulerSimulation:
     finished: list[RequestId] = field(default_factory=list)
     """In order; cancelled ones are not among them."""
     steps: list[Sequence[Chunk]] = field(default_factory=list)
-    pool: BlockPool = field(init=False)
+    groups: Sequence[KVGroup] | None = None
+    """Default: one, with full attention."""
+    pools: Sequence[BlockPool] = field(init=False)
     _blocks: BlockTables = field(init=False)
     _live: dict[Request, Arrival] = field(default_factory=dict)
     _loading: dict[Request, int] = field(default_factory=dict)
     """Step at which the store answers."""
-    _leaving: list[tuple[int, BlockRun]] = field(default_factory=list)
+    _leaving: list[tuple[int, Sequence[BlockRun]]] = field(default_factory=list)
     """With the step at which they have left."""
 
     def __post_init__(self) -> None:
-        self.pool = BlockPool(self.num_blocks)
-        self._blocks = BlockTables(self.pool, self.block_size_tokens, asks_store=self.asks_store)
+        groups = self.groups or [window_group(None, self.block_size_tokens)]
+        self.pools = [BlockPool(self.num_blocks) for _ in groups]
+        self._blocks = BlockTables(groups, self.pools, asks_store=self.asks_store)
 
     def run(self, arrivals: Sequence[Arrival], max_steps: int) -> None:
         """Asserts that all of them end within `max_steps`, and that every block is given back."""
@@ -104,7 +125,7 @@ class SchedulerSimulation:
             self._answer_loads(now)
             self._answer_demotions(now)
             self._step(now)
-        assert self.pool.num_free == self.num_blocks
+        assert all(pool.num_free == self.num_blocks for pool in self.pools)
         assert self.scheduler.num_running == self.scheduler.num_waiting == 0
 
     def _add(self, request_id: RequestId, arrival: Arrival) -> None:
@@ -143,15 +164,15 @@ class SchedulerSimulation:
                 self._blocks.release(request)
 
     def _answer_demotions(self, now: int) -> None:
-        for due, run in self._leaving:
+        for due, runs in self._leaving:
             if due <= now:
-                self._blocks.left(run.block_ids)
-        self._leaving = [(due, run) for due, run in self._leaving if due > now]
+                self._blocks.left(runs)
+        self._leaving = [(due, runs) for due, runs in self._leaving if due > now]
 
     def _step(self, now: int) -> None:
         chunks = self.scheduler.schedule(self._blocks)
         preempted = self._blocks.take_preempted()
-        self._leaving += [(now + 1 + self.leave_steps, run) for run in preempted]
+        self._leaving += [(now + 1 + self.leave_steps, runs) for runs in preempted]
         for request in self._blocks.take_admitted():
             if request.loading:
                 self._loading[request] = now + 1 + self._live[request].load_steps
@@ -172,14 +193,18 @@ class SchedulerSimulation:
             assert not request.loading
             assert 1 <= chunk.num_tokens <= request.num_uncomputed
             end = request.num_computed + chunk.num_tokens
-            assert end <= len(request.block_table) * self.block_size_tokens
-        tables = [block for r in self._live for block in r.block_table[r.num_named :]]
-        assert len(set(tables)) == len(tables), "two requests write to one block"
+            for table in request.block_tables:
+                assert table.first <= request.num_named
+                assert end <= table.end * self.block_size_tokens
+        for number in range(len(self.pools)):
+            tables = [(r.num_named, r.block_tables[number]) for r in self._live if r.block_tables]
+            own = [block for named, table in tables for block in table.part(named, table.end)]
+            assert len(set(own)) == len(own), "two requests write to one block"
 
     def _compute(self, chunk: Chunk) -> None:
         request = chunk.request
         request.num_computed += chunk.num_tokens
-        self.pool.release(self._blocks.complete(request).block_ids)
+        self._blocks.give_back(self._blocks.complete(request))
         if request.num_uncomputed:
             return
         request.token_ids.append(len(request))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kvstore.core.ids import BlockHash, RequestId
 from kvstore.tiers.base import TierKind
+from model_runner.kv_groups import BlockTable
 
 if TYPE_CHECKING:
     from model_runner.sampling.state import SamplingState
@@ -62,7 +63,7 @@ class Request:
     ```
     token_ids:  [ prompt ........................ | output ...... ]
                 0        num_computed                        len
-                [ KV in block_table ][ still to compute          ]
+                [ KV in blocks      ][ still to compute          ]
     ```
     """
 
@@ -78,11 +79,12 @@ class Request:
     block_hashes: list[BlockHash] = field(default_factory=list)
     """Of the full blocks of `token_ids`; grows as tokens are generated. Empty with `bypass_cache`.
     """
-    block_table: list[int] = field(default_factory=list)
-    """Device blocks that hold this sequence's KV, in order; the last one may be partly filled."""
+    block_tables: list[BlockTable] = field(default_factory=list)
+    """For each KV group, the device blocks that hold this sequence's KV; empty unless it is
+    admitted."""
     num_computed: int = 0
     num_named: int = 0
-    """Leading blocks of `block_table` that answer to their hashes in the device tier."""
+    """How many leading blocks are complete, and were given their hashes in the device tier."""
     loading: bool = False
     """The store is being asked for its blocks: it must neither be computed nor lose its blocks."""
     hit_tokens: dict[TierKind, int] = field(default_factory=dict)
@@ -123,20 +125,23 @@ class Chunk:
 
 
 class Blocks(Protocol):
-    """The device tier as a scheduler sees it: block tables, given whole or not at all."""
+    """The device tier as a scheduler sees it. Where it counts blocks, they are those of the first
+    KV group."""
 
     def admit(self, request: Request, *, spare_blocks: int = 0) -> bool:
-        """Fill the block table: room for all its tokens, hits first. False and unchanged if fewer
-        than `spare_blocks` would stay free."""
+        """Fill the block tables, hits first: with room for all its tokens, or for all that a window
+        shows of them and a block more. False and unchanged if fewer than `spare_blocks` would stay
+        free."""
 
-    def extend(self, request: Request) -> bool:
-        """See that the block table has room for all its tokens. False and unchanged if not."""
+    def extend(self, request: Request, num_tokens: int) -> int:
+        """Make room for the next `num_tokens` tokens, or for as many of them as there is room for:
+        that many."""
 
     def growth(self, request: Request) -> int:
         """Blocks that it may still need for tokens to come, beyond those of its tokens by now."""
 
     def preempt(self, request: Request) -> None:
-        """Empty the block table; nothing of the request counts as computed any more. Its full
+        """Empty the block tables; nothing of the request counts as computed any more. Its full
         blocks can be found again: here until they are evicted, and in the store."""
 
     @property

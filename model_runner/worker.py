@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -17,14 +18,18 @@ from kvstore.events.publisher import EventPublisher
 from kvstore.transports.advertise import reachable
 from kvstore.transports.grpc.server import GrpcServer
 from kvstore.transports.methods import StreamWriter
+from kvstore.transports.metrics_server import MetricsServer
 from kvstore.transports.security.curve import Admit
 from model_runner.config import WorkerConfig
 from model_runner.engine import Engine
 from model_runner.engine_output import EngineLoad
+from model_runner.engine_step import room_tokens
 from model_runner.generation import ServedModel
 from model_runner.inventory import RecordedInventory
 from model_runner.keys import server_keys
+from model_runner.load_or_compute import LoadPlanner
 from model_runner.loading import resolve_folder
+from model_runner.metrics import WorkerCollector
 from model_runner.runner import ModelRunner
 from model_runner.service import GenerationService
 from model_runner.store import NullStore, StoreConnector
@@ -56,12 +61,15 @@ class Worker:
     Failure: `start` raises ConfigurationError for a model, address or setting that cannot be used,
     LayoutMismatchError if the node serves another layout, and leaves nothing behind. A node that is
     not there delays nothing: the worker computes what it cannot fetch, and finds the node later.
+    A defect that ends the engine ends all requests; health says NOT_SERVING from then on.
     """
 
     def __init__(self, config: WorkerConfig, role: WorkerRole) -> None:
         self._config = config
         self._role = role
         self._parts = AsyncExitStack()
+        self._engine_died = asyncio.Event()
+        self._metrics: MetricsServer | None = None
 
     async def start(self) -> None:
         try:
@@ -89,6 +97,11 @@ class Worker:
         return reachable(self._publisher.replay_endpoint, self._config.advertise_host)
 
     @property
+    def metrics_address(self) -> str | None:
+        """None without metrics."""
+        return self._metrics.address if self._metrics else None
+
+    @property
     def epoch(self) -> int:
         return self._publisher.epoch
 
@@ -104,7 +117,8 @@ class Worker:
         self._keys = server_keys(config)
         runner = await asyncio.to_thread(ModelRunner, config)
         self._model = _served_model(config, runner)
-        store = await asyncio.to_thread(_open_store, config, runner)
+        planner = LoadPlanner(max_step_tokens=config.max_batch_tokens)
+        store = await asyncio.to_thread(_open_store, config, runner, planner)
         self._parts.push_async_callback(asyncio.to_thread, store.close)
         inventory = await self._start_events(runner)
         self._engine = Engine(
@@ -113,13 +127,31 @@ class Worker:
             store,
             inventory,
             max_live=config.max_running + config.max_waiting,
+            planner=planner,
+            died=partial(_set_on, asyncio.get_running_loop(), self._engine_died),
         )
         self._parts.push_async_callback(asyncio.to_thread, self._engine.close)
+        self._start_metrics(planner, store)
         await self._start_server()
+        watching = asyncio.create_task(self._watch())
+        self._parts.callback(watching.cancel)
+
+    def _start_metrics(self, planner: LoadPlanner, store: StoreConnector) -> None:
+        if self._config.metrics_address is None:
+            return
+        node_store = store if isinstance(store, NodeStore) else None
+        collector = WorkerCollector(self._model.name, self._engine, planner, node_store)
+        self._metrics = MetricsServer(self._config.metrics_address, collector)
+        self._metrics.start()
+        self._parts.push_async_callback(asyncio.to_thread, self._metrics.stop)
+
+    async def _watch(self) -> None:
+        await self._engine_died.wait()
+        await self._server.refuse()
 
     async def _start_events(self, runner: ModelRunner) -> RecordedInventory:
         config = self._config
-        inventory = RecordedInventory(runner.layout.fingerprint)
+        inventory = RecordedInventory(runner.groups[0].layout.fingerprint)
         self._publisher = EventPublisher(
             config.worker_id,
             time.time_ns(),
@@ -156,32 +188,40 @@ class Worker:
 
 
 def _served_model(config: WorkerConfig, runner: ModelRunner) -> ServedModel:
-    room_tokens = config.device_blocks * config.block_size_tokens
+    room = room_tokens(runner)
+    longest = runner.max_context_tokens
     return ServedModel(
         name=config.served_model_name or Path(config.model).name,
         identity=runner.identity,
         vocab_size=runner.vocab_size,
-        max_context_tokens=min(runner.max_context_tokens, room_tokens),
+        max_context_tokens=longest if room is None else min(longest, room),
         path=str(resolve_folder(config.model)),
     )
 
 
-def _open_store(config: WorkerConfig, runner: ModelRunner) -> StoreConnector:
+def _set_on(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has closed: nobody asks any more
+        loop.call_soon_threadsafe(event.set)
+
+
+def _open_store(config: WorkerConfig, runner: ModelRunner, planner: LoadPlanner) -> StoreConnector:
     if config.node is None:
         return NullStore()
     store = NodeStore(
-        runner.cache,
+        runner.groups,
+        runner.caches,
         partial(
             SyncClient.connect,
             config.node,
             client_name=config.worker_id,
-            layouts=[runner.layout],
+            layouts=[group.layout for group in runner.groups],
             security=config.credentials,
             verify="always",  # an engine cannot tell wrong bytes from right ones
             deadline_s=config.fetch_deadline_s,
         ),
         deadline_s=config.fetch_deadline_s,
         max_pending_blocks=config.device_blocks,
+        planner=planner,
     )
     store.open()
     return store

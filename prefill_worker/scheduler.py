@@ -20,7 +20,9 @@ class PrefillScheduler:
 
     A short prompt thus overtakes a long one, but only while it is not much younger: whoever waits
     gains on all that come later. Priority is a head start, and no more. All blocks of a prompt are
-    taken at admission, so that a running prompt never lacks one and nothing is preempted.
+    taken at admission, so that a running prompt never lacks one and nothing is preempted. Where a
+    window is all that is kept, a prompt may have to wait for blocks that others are done with; some
+    prompt always has its next one, as each was given all that a window shows.
     """
 
     def __init__(self, *, max_batch_tokens: int, max_running: int) -> None:
@@ -48,12 +50,14 @@ class PrefillScheduler:
     def schedule(self, blocks: Blocks) -> Sequence[Chunk]:
         self._step += 1
         self._queue.admit(blocks.admit)
-        return self._chunks()
+        return self._chunks(blocks)
 
-    def _chunks(self) -> list[Chunk]:
+    def _chunks(self, blocks: Blocks) -> list[Chunk]:
         budget, chunks = self._max_batch_tokens, []
         for request in self._queue.running():
-            num_tokens = 0 if request.loading else min(request.num_uncomputed, budget)
+            if request.loading or not budget:
+                continue
+            num_tokens = blocks.extend(request, min(request.num_uncomputed, budget))
             if num_tokens:
                 chunks.append(Chunk(request, num_tokens))
                 budget -= num_tokens

@@ -28,6 +28,11 @@ class WorkerMember(Member):
             config.credentials,
         )
 
+    @property
+    def addresses(self) -> dict[str, str]:
+        metrics = self._worker.metrics_address
+        return super().addresses | ({"metrics_address": metrics} if metrics else {})
+
     def _describe_worker(self) -> pb.Member:
         return pb.Member(
             member_id=self._config.worker_id,
@@ -71,6 +76,7 @@ def _model_info(model: ServedModel) -> pb.ModelInfo:
             head_dim=layout.head_dim,
             block_size_tokens=layout.block_size_tokens,
             dtype=layout.dtype,
+            layers=layout.layers,
         ),
         max_context_tokens=model.max_context_tokens,
         path=model.path,

@@ -285,4 +285,5 @@ def _layout_message(layout: KVLayout) -> block_pb2.KVLayout:
         dtype=layout.dtype,
         first_kv_head=layout.first_kv_head,
         total_kv_heads=layout.total_kv_heads or 0,
+        layers=layout.layers,
     )

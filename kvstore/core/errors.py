@@ -61,6 +61,15 @@ class QuotaExceededError(ResourceExhaustedError):
     """A tenant's bytes are used up. Raise `node.quotas` for it, or let blocks of its own go."""
 
 
+class OverloadedError(ResourceExhaustedError):
+    """The request could not be served as it asks to be, or not in time. Retry after
+    `retry_after_s`, or ask for less."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class UnauthenticatedError(KVStoreError):
     """The peer asks for credentials and got none it knows. Give the right token, key or
     certificate."""

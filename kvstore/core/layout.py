@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 from kvstore.core.encoding import encode_fields
 from kvstore.core.errors import InvalidArgumentError
@@ -32,8 +33,8 @@ class HeadRange:
 class KVLayout:
     """Shape, type and byte order (little endian) of one block.
 
-    Raises InvalidArgumentError if a field is not positive, the dtype is unknown, or the heads are
-    none of the model's.
+    Raises InvalidArgumentError if a field is not positive, the dtype is unknown, the heads are none
+    of the model's, or the layers are not `num_layers` in increasing order.
     """
 
     num_layers: int
@@ -45,6 +46,10 @@ class KVLayout:
     """Which of the model's KV heads is the first one here."""
     total_kv_heads: int | None = None
     """How many the model has; None = those here are all, as in every block that is not a shard."""
+    layers: tuple[int, ...] | None = None
+    """Which of the model's layers are here; None = all. Layers that keep the KV of other tokens
+    than the rest do (a sliding window) have blocks of their own: two such groups may be alike in
+    all other fields."""
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "num_kv_heads", "head_dim", "block_size_tokens"):
@@ -61,6 +66,17 @@ class KVLayout:
             raise InvalidArgumentError(
                 f"KV layout: first_kv_head must be such that heads [{self.first_kv_head}, {last}) "
                 f"are among the {self.total_kv_heads or self.num_kv_heads} of total_kv_heads"
+            )
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        if self.layers is None:
+            return
+        increasing = all(a < b for a, b in pairwise((-1, *self.layers)))
+        if len(self.layers) != self.num_layers or not increasing:
+            raise InvalidArgumentError(
+                f"KV layout: layers must be {self.num_layers} of the model's, in increasing order, "
+                f"got {self.layers}"
             )
 
     @property
@@ -136,4 +152,6 @@ class KVLayout:
             fields = encode_fields(
                 "kvstore.layout.shard.v1", fields, self.first_kv_head, self.total_kv_heads
             )
+        if self.layers is not None:
+            fields = encode_fields("kvstore.layout.layers.v1", fields, *self.layers)
         return LayoutFingerprint(hashlib.sha256(fields).digest()[:FINGERPRINT_BYTES])

@@ -63,6 +63,7 @@ def _check_layout(layout: block_pb2.KVLayout, max_block_bytes: int) -> KVLayout:
         dtype=layout.dtype,
         first_kv_head=layout.first_kv_head,
         total_kv_heads=layout.total_kv_heads or None,
+        layers=tuple(layout.layers) or None,
     )
     if checked.block_bytes > max_block_bytes:
         raise InvalidArgumentError(

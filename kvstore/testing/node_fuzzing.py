@@ -83,7 +83,12 @@ class FuzzedNode:
             block_hashes=b"".join(BlockHash(bytes([i]) * 32) for i in range(3)),
         )
         layout = block_pb2.KVLayout(
-            num_layers=1, num_kv_heads=1, head_dim=8, block_size_tokens=4, dtype="float32"
+            num_layers=1,
+            num_kv_heads=1,
+            head_dim=8,
+            block_size_tokens=4,
+            dtype="float32",
+            layers=[3],
         )
         requests = {
             "OpenSession": node_pb2.OpenSessionRequest(client_name="x", layouts=[layout]),

@@ -63,9 +63,9 @@ class Gate:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate, forward = Gate(), ModelRunner.forward
 
-    def gated(self: ModelRunner, chunks: Sequence[ForwardChunk]) -> torch.Tensor:
+    def gated(self: ModelRunner, chunks: Sequence[ForwardChunk], *rest: Any) -> torch.Tensor:
         gate.pass_through()
-        return forward(self, chunks)
+        return forward(self, chunks, *rest)
 
     monkeypatch.setattr(ModelRunner, "forward", gated)
     yield gate

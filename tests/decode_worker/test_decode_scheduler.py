@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from decode_worker.scheduler import DecodeScheduler
 from kvstore.core.ids import RequestId
-from model_runner.testing import Arrival, SchedulerSimulation
+from model_runner.testing import Arrival, SchedulerSimulation, blocks_needed, window_group
 
 _BLOCK = 4
 
@@ -73,6 +75,52 @@ def test_decode_every_request_finishes_within_budget_and_blocks(
     simulation.run(arrivals, max_steps=steps + leave_steps * tokens)
     kept = sum(arrival.cancelled_after_steps is None for arrival in arrivals)
     assert len(simulation.finished) >= kept
+
+
+@given(
+    _arrivals,
+    st.lists(st.none() | st.integers(1, 14), min_size=1, max_size=2),
+    st.integers(0, 4),
+    st.integers(1, 30),
+    st.integers(2, 5),
+    st.booleans(),
+    st.integers(0, 3),
+)
+def test_decode_with_windows_every_request_finishes_in_the_least_room(
+    arrivals: list[Arrival],
+    windows: list[int | None],
+    more_blocks: int,
+    max_batch_tokens: int,
+    max_running: int,
+    asks_store: bool,
+    leave_steps: int,
+) -> None:
+    groups = [window_group(window, _BLOCK) for window in windows]
+    longest = max((one.num_prompt_tokens + one.max_tokens for one in arrivals), default=1)
+    num_blocks = blocks_needed(groups, longest) + more_blocks
+    simulation = _simulation(num_blocks, max_batch_tokens, max_running, asks_store, leave_steps)
+    simulation = replace(simulation, groups=groups)
+    tokens = sum(arrival.num_prompt_tokens + arrival.max_tokens for arrival in arrivals)
+    steps = 20 + (tokens + 5) * (len(arrivals) + 1)
+    simulation.run(arrivals, max_steps=steps + leave_steps * tokens)
+    kept = sum(arrival.cancelled_after_steps is None for arrival in arrivals)
+    assert len(simulation.finished) >= kept
+
+
+def test_decode_prompts_that_wait_for_each_others_blocks_go_on() -> None:
+    """Each has the blocks that the other waits for among its hits: the last one gives way."""
+    simulation = replace(_simulation(3, 4, 3), groups=[window_group(4, _BLOCK)])
+    simulation.run(
+        [
+            Arrival(0, 1, 1),
+            Arrival(0, 1, 1),
+            Arrival(0, 9, 5, priority=-1),
+            Arrival(0, 10, 1),
+            Arrival(0, 10, 1, seed=1),
+        ],
+        max_steps=60,
+    )
+    assert sorted(_preemptions(simulation).values())[-1] > 0
 
 
 def test_decode_tokens_of_running_requests_come_before_prompts() -> None:

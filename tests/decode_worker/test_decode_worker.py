@@ -159,8 +159,8 @@ async def test_decode_worker_nan_logits_end_only_their_request(
 ) -> None:
     forward = ModelRunner.forward
 
-    def sick(self: ModelRunner, chunks: Sequence[ForwardChunk]) -> torch.Tensor:
-        logits = forward(self, chunks).clone()
+    def sick(self: ModelRunner, chunks: Sequence[ForwardChunk], *rest: Any) -> torch.Tensor:
+        logits = forward(self, chunks, *rest).clone()
         logits[[i for i, chunk in enumerate(chunks) if chunk.token_ids[0] == 1]] = torch.nan
         return logits
 

@@ -19,7 +19,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_runner(checkpoint: Path) -> Callable[..., ModelRunner]:
     def make(**settings: object) -> ModelRunner:
         config = {"model": str(checkpoint), "block_size_tokens": 4, "device_blocks": 64}
-        return ModelRunner(WorkerConfig.model_validate(config | settings))
+        return ModelRunner(WorkerConfig.model_validate(config | {"threads": 1} | settings))
 
     return make
 

@@ -98,7 +98,7 @@ def start() -> Iterator[Start]:
                 model,
                 scheduler,
                 store or NullStore(),
-                sink or RecordedInventory(model.layout.fingerprint),
+                sink or RecordedInventory(model.groups[0].layout.fingerprint),
                 max_live=limits.get("max_live", 64),
             )
         )
@@ -123,7 +123,7 @@ class Wrapped:
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
-        self.layout, self.cache = runner.layout, runner.cache
+        self.groups, self.caches = runner.groups, runner.caches
         self.eos_token_ids = runner.eos_token_ids
         self.go = threading.Event()
         self.go.set()
@@ -131,14 +131,14 @@ class Wrapped:
         self.failure: Exception | None = None
         self.steps = 0
 
-    def forward(self, chunks: Sequence[ForwardChunk]) -> torch.Tensor:
+    def forward(self, chunks: Sequence[ForwardChunk], *on_layer: Any) -> torch.Tensor:
         self.steps += 1
         self.entered.set()
         assert self.go.wait(DEADLINE_S)
         failure, self.failure = self.failure, None
         if failure:
             raise failure
-        return self._runner.forward(chunks)
+        return self._runner.forward(chunks, *on_layer)
 
 
 def test_engine_cold_and_device_hit_equal_generate(
@@ -333,8 +333,8 @@ def test_engine_unusable_logits_end_only_their_row(
     make_runner: Any, reference: Any, start: Start
 ) -> None:
     class Sick(Wrapped):
-        def forward(self, chunks: Sequence[ForwardChunk]) -> torch.Tensor:
-            logits = super().forward(chunks).clone()
+        def forward(self, chunks: Sequence[ForwardChunk], *on_layer: Any) -> torch.Tensor:
+            logits = super().forward(chunks, *on_layer).clone()
             sick = [i for i, chunk in enumerate(chunks) if chunk.token_ids[0] == 1]
             logits[sick] = float("nan")
             return logits

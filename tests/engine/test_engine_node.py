@@ -70,10 +70,13 @@ class Worker:
     """An engine with its store connector."""
 
     def __init__(self, runner: ModelRunner, endpoint: str, deadline_s: float = 5.0) -> None:
+        self.runner = runner
+        layouts = [group.layout for group in runner.groups]
         self.store = NodeStore(
-            runner.cache,
+            runner.groups,
+            runner.caches,
             lambda: SyncClient.connect(
-                endpoint, client_name="test", layouts=[runner.layout], deadline_s=deadline_s
+                endpoint, client_name="test", layouts=layouts, deadline_s=deadline_s
             ),
             deadline_s=deadline_s,
             max_pending_blocks=64,
@@ -306,9 +309,9 @@ def test_node_a_block_with_wrong_bytes_is_not_used(
     first, second = start_worker(node.endpoint), start_worker(node.endpoint)
     expected = reference(PROMPT, 6)
     first.ask(PROMPT)
-    client = first.store._client
+    client = first.store._session.client()
     assert client is not None
-    layout = second.store._cache.layout
+    (layout,) = (group.layout for group in second.runner.groups)
     keys = BlockKeys(layout.fingerprint, block_hashes(bytes(32), PROMPT, 4))
     with client.acquire(keys) as lease:
         offset = lease._inner._offsets[2]

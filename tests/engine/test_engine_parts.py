@@ -18,11 +18,13 @@ from kvstore.tiers.device.pool import BlockPool
 from model_runner.engine_blocks import BlockTables
 from model_runner.engine_output import EngineOutput, FirstOutput
 from model_runner.inventory import RecordedInventory
+from model_runner.kv_groups import KVGroup
 from model_runner.output_stream import OutputStream, merge_tokens
 from model_runner.sampling.logprobs import TokenLogprobs
 from model_runner.store import BlockRun, Wanted
 from model_runner.store_guard import StoreGuard
 from model_runner.store_node import NodeStore
+from model_runner.testing import window_group
 from model_runner.types import FinishReason, Request, SamplingParams
 
 _FIRST = FirstOutput({TierKind.HOST: 4}, 0.0, 0.1)
@@ -115,10 +117,10 @@ class AbsentNode:
 
 
 def _store(connect: Any, clock: Any, **settings: Any) -> NodeStore:
-    cache = DeviceCache(KVLayout(1, 1, 2, 2, "float32"), 8, "cpu")
-    return NodeStore(
-        cache, connect, clock=clock, **({"deadline_s": 1.0, "max_pending_blocks": 4} | settings)
-    )
+    group = KVGroup(KVLayout(1, 1, 2, 2, "float32"), (0,))
+    settings = {"deadline_s": 1.0, "max_pending_blocks": 4} | settings
+    cache = DeviceCache(group.layout, 8, "cpu")
+    return NodeStore([group], [cache], connect, clock=clock, **settings)
 
 
 def test_store_skips_what_is_too_much_and_gives_up_the_rest() -> None:
@@ -157,7 +159,7 @@ def test_block_tables_preempt_one_whose_blocks_were_named_after_anothers() -> No
     """Two computed the same blocks; the names went to the first, and with its blocks. What the
     second one gives to the store are its own."""
     pool = BlockPool(5)
-    blocks = BlockTables(pool, 4, asks_store=True)
+    blocks = BlockTables([window_group(None, 4)], [pool], asks_store=True)
     first, second = (
         Request(RequestId(name), list(range(8)), 8, SamplingParams(), identity_root=bytes(32))
         for name in "ab"
@@ -167,13 +169,13 @@ def test_block_tables_preempt_one_whose_blocks_were_named_after_anothers() -> No
         blocks.loaded(one, [])
     for one in (first, second):
         one.num_computed = 8
-        pool.release(blocks.complete(one).block_ids)
+        blocks.give_back(blocks.complete(one))
     blocks.release(first)
     pool.release(pool.allocate(pool.num_free))
-    own = list(second.block_table)
+    own = list(second.block_tables[0].block_ids)
     blocks.preempt(second)
-    (run,) = blocks.take_preempted()
+    ((run,),) = blocks.take_preempted()
     assert list(run.block_ids) == own
     assert blocks.num_leaving == 2
-    blocks.left(run.block_ids)
+    blocks.left([run])
     assert (blocks.num_leaving, pool.num_free) == (0, 5)

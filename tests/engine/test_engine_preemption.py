@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from decode_worker.scheduler import DecodeScheduler
 from kvstore.core.ids import RequestId
 from model_runner.config import WorkerConfig
-from model_runner.engine_testing import Fate, MemoryStore, Stage, Told
+from model_runner.engine_testing import Stage, Told
 from model_runner.runner import ModelRunner
+from model_runner.store_testing import Fate, MemoryStore
 from model_runner.types import Blocks, Chunk, FinishReason, Request, SamplingParams
 
 BLOCK = 4
@@ -100,7 +101,11 @@ def test_preemption_at_every_step_changes_no_output(
         assert expected.tokens == reference(PROMPT, 12)
     runner, num_forced = make_runner(device_blocks=7), 0
     for at_step in range(1, 16):
-        store = MemoryStore(runner.cache, delay_steps=at_step % 3) if with_store else None
+        store = (
+            MemoryStore(runner.groups, runner.caches, delay_steps=at_step % 3)
+            if with_store
+            else None
+        )
         scheduler = forcing(max_batch_tokens=3)
         scheduler.at_step = at_step
         stage = Stage(runner, scheduler, store)
@@ -121,7 +126,7 @@ def crowd(params: SamplingParams) -> list[Request]:
 def test_what_the_store_has_is_not_computed_again(make_runner: Any, delay_steps: int) -> None:
     """Of a preempted request, less than a block is."""
     runner = make_runner(device_blocks=14)
-    store = MemoryStore(runner.cache, delay_steps=delay_steps)
+    store = MemoryStore(runner.groups, runner.caches, delay_steps=delay_steps)
     stage = Stage(runner, forcing(), store)
     requests = crowd(SamplingParams(max_tokens=20, ignore_eos=True))
     for one in requests:
@@ -155,7 +160,7 @@ def test_blocks_that_the_store_had_not_taken_are_demoted(
     """Publication had been refused. The memory of the victim is used again when the store has
     copied it, and not before: another worker goes on with the same tokens."""
     runner = runner_of(8)
-    store = MemoryStore(runner.cache, Fate.REFUSES)
+    store = MemoryStore(runner.groups, runner.caches, Fate.REFUSES)
     stage, (first, second) = full_tables(runner, store)
     assert not store.kept
     store.fate, store.delay_steps = Fate.FINE, 3
@@ -164,7 +169,9 @@ def test_blocks_that_the_store_had_not_taken_are_demoted(
     assert stage.statistics().demoted_blocks == 4
     assert stage.all_free
     elsewhere = make_runner()
-    other = Stage(elsewhere, forcing(), MemoryStore(elsewhere.cache, kept=store.kept))
+    other = Stage(
+        elsewhere, forcing(), MemoryStore(elsewhere.groups, elsewhere.caches, kept=store.kept)
+    )
     told = other.add(request(second.token_ids[:16], PARAMS["greedy"]))
     other.run()
     assert other.model.num_computed < 16
@@ -175,7 +182,7 @@ def test_a_store_that_refuses_the_victims_blocks_holds_nobody_up(
     runner_of: Callable[[int], ModelRunner], reference: Any
 ) -> None:
     runner = runner_of(8)
-    stage, requests = full_tables(runner, MemoryStore(runner.cache, Fate.REFUSES))
+    stage, requests = full_tables(runner, MemoryStore(runner.groups, runner.caches, Fate.REFUSES))
     stage.run()
     assert [one.num_preemptions for one in requests] == [0, 1]
     assert [one.token_ids[12:] for one in requests] == [
@@ -258,7 +265,7 @@ def test_random_schedules_answer_as_if_each_were_alone(
     max_batch_tokens: int,
 ) -> None:
     runner = runner_of(num_blocks)
-    kept = None if store is None else MemoryStore(runner.cache, **store)
+    kept = None if store is None else MemoryStore(runner.groups, runner.caches, **store)
     scheduler = forcing(max_batch_tokens, max_running=4)
     stage = Stage(runner, scheduler, kept)
     told: dict[int, Told] = {}

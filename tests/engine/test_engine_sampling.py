@@ -19,6 +19,7 @@ from kvstore.tiers.base import TierKind
 from model_runner.engine import Engine
 from model_runner.engine_output import EngineOutput
 from model_runner.inventory import RecordedInventory
+from model_runner.kv_groups import BlockTable
 from model_runner.sampling.logprobs import TokenLogprobs
 from model_runner.step import ForwardChunk
 from model_runner.store import NullStore
@@ -98,7 +99,7 @@ class Counted:
 
     def __init__(self, runner: Any) -> None:
         self._runner = runner
-        self.layout, self.cache = runner.layout, runner.cache
+        self.groups, self.caches = runner.groups, runner.caches
         self.eos_token_ids = runner.eos_token_ids
         self.num_tokens = 0
         self.sizes: list[int] = []
@@ -106,12 +107,12 @@ class Counted:
         self.go.set()
         self.entered = threading.Event()
 
-    def forward(self, chunks: Sequence[ForwardChunk]) -> torch.Tensor:
+    def forward(self, chunks: Sequence[ForwardChunk], *on_layer: Any) -> torch.Tensor:
         self.entered.set()
         assert self.go.wait(DEADLINE_S)
         self.sizes.append(sum(len(chunk.token_ids) for chunk in chunks))
         self.num_tokens += self.sizes[-1]
-        return self._runner.forward(chunks)
+        return self._runner.forward(chunks, *on_layer)
 
 
 Start = Callable[..., Engine]
@@ -123,7 +124,7 @@ def start() -> Iterator[Start]:
 
     def start(model: Any, max_batch_tokens: int = 64) -> Engine:
         scheduler = DecodeScheduler(max_batch_tokens=max_batch_tokens, max_running=8)
-        sink = RecordedInventory(model.layout.fingerprint)
+        sink = RecordedInventory(model.groups[0].layout.fingerprint)
         engines.append(Engine(model, scheduler, NullStore(), sink, max_live=64))
         return engines[-1]
 
@@ -227,7 +228,7 @@ def test_engine_prompt_logprobs_are_those_of_the_whole_prompt(
 ) -> None:
     """Also when the prompt is cached: it is computed again, and its blocks serve others."""
     runner = make_runner()
-    chunk = ForwardChunk(PROMPT, 0, [0, 1, 2, 3, 4], all_logits=True)
+    chunk = ForwardChunk(PROMPT, 0, [BlockTable([0, 1, 2, 3, 4])], all_logits=True)
     expected = runner.forward([chunk]).log_softmax(-1)[:-1]
     engine = start(runner, max_batch_tokens)
     (plain,) = run(engine, request(SamplingParams(max_tokens=2, ignore_eos=True)))
@@ -329,11 +330,11 @@ def test_engine_twins_of_a_cancelled_request_start_anew(
 
 def test_engine_twins_of_a_failed_request_start_anew(make_runner: Any, start: Start) -> None:
     class Failing(Counted):
-        def forward(self, chunks: Sequence[ForwardChunk]) -> torch.Tensor:
+        def forward(self, chunks: Sequence[ForwardChunk], *on_layer: Any) -> torch.Tensor:
             if not self.sizes:
                 self.sizes.append(0)
                 raise RuntimeError("the device fell off")
-            return super().forward(chunks)
+            return super().forward(chunks, *on_layer)
 
     params = SamplingParams(max_tokens=3, ignore_eos=True)
     answers = run(start(Failing(make_runner())), *(request(params) for _ in range(3)))

@@ -3,91 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Cohere2Config,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    GptOssConfig,
-    LlamaConfig,
-    MistralConfig,
-    MixtralConfig,
-    Olmo2Config,
-    OPTConfig,
-    Phi3Config,
-    PhiConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2MoeConfig,
-    Qwen3Config,
-    SmolLM3Config,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from model_runner.config import WorkerConfig
-from model_runner.loading import no_progress_bar
-from model_runner.runner import ForwardChunk, ModelRunner
+from model_runner.families_testing import FAMILIES, VOCAB, family_checkpoint
+from model_runner.kv_groups import BlockTable, KVGroup
+from model_runner.runner import ModelRunner
+from model_runner.step import ForwardChunk
 
-VOCAB = 199
 BLOCK = 4
 NEW_TOKENS = 12
-COMMON = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-}
-MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_experts": 4}
-
-FAMILIES: dict[str, PreTrainedConfig] = {
-    "llama": LlamaConfig(**COMMON),
-    "llama-tied-mha": LlamaConfig(
-        **COMMON | {"num_key_value_heads": 4}, tie_word_embeddings=True
-    ),
-    "qwen2": Qwen2Config(**COMMON),
-    "qwen2-some-layers-sliding": Qwen2Config(
-        **COMMON, use_sliding_window=True, sliding_window=8, max_window_layers=1
-    ),
-    "qwen3": Qwen3Config(**COMMON, head_dim=16),
-    "mistral-sliding": MistralConfig(**COMMON, sliding_window=9),
-    "gemma": GemmaConfig(**COMMON, head_dim=16),
-    "gemma2-softcap-sliding": Gemma2Config(**COMMON, head_dim=16, sliding_window=8),
-    "gemma3-sliding": Gemma3TextConfig(**COMMON, head_dim=16, sliding_window=8),
-    "phi": PhiConfig(**COMMON),
-    "phi3": Phi3Config(**COMMON),
-    "gpt-neox": GPTNeoXConfig(**{k: v for k, v in COMMON.items() if "key_value" not in k}),
-    "gpt2-no-rope": GPT2Config(
-        vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=128, eos_token_id=1
-    ),
-    "opt-no-rope": OPTConfig(
-        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=3, ffn_dim=48, num_attention_heads=4,
-        max_position_embeddings=128, word_embed_proj_dim=32, eos_token_id=1, pad_token_id=0,
-    ),
-    "smollm3-partly-no-rope": SmolLM3Config(**COMMON, no_rope_layer_interval=2),
-    "olmo2": Olmo2Config(**COMMON),
-    "cohere2-sliding": Cohere2Config(**COMMON, sliding_window=8, layer_types=[
-        "sliding_attention", "full_attention", "sliding_attention"
-    ]),
-    "mixtral-moe": MixtralConfig(**COMMON, num_local_experts=4, num_experts_per_tok=2),
-    "qwen2-moe": Qwen2MoeConfig(**COMMON, **MOE, shared_expert_intermediate_size=16),
-    "gpt-oss-sinks-moe": GptOssConfig(
-        **COMMON, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=8
-    ),
-}  # fmt: skip
 
 
 @dataclass
@@ -99,29 +30,25 @@ class Sequence:
     block_table: list[int]
     computed: int = 0
 
-    def next_chunk(self) -> ForwardChunk:
+    def next_chunk(self, groups: Iterable[KVGroup]) -> ForwardChunk:
+        """Tables without what is behind a group's window."""
         end = min(self.computed + self.chunk, len(self.token_ids))
-        return ForwardChunk(self.token_ids[self.computed : end], self.computed, self.block_table)
+        first = [group.first_seen(self.computed) for group in groups]
+        tables = [BlockTable(self.block_table[f:], f) for f in first]
+        return ForwardChunk(self.token_ids[self.computed : end], self.computed, tables)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(FAMILIES[request.param])
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() >= 2:
-                parameter.normal_(0, 1.5 * parameter.shape[-1] ** -0.5)
-    path = tmp_path_factory.mktemp(request.param)
-    with no_progress_bar():
-        model.save_pretrained(path)
-    return path
+    return family_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture
 def runner(folder: Path) -> ModelRunner:
-    runner = ModelRunner(WorkerConfig(model=str(folder), block_size_tokens=BLOCK, device_blocks=80))
-    runner.cache.tensor.fill_(torch.nan)  # what was never written must never count
+    config = WorkerConfig(model=str(folder), block_size_tokens=BLOCK, device_blocks=80, threads=1)
+    runner = ModelRunner(config)
+    for cache in runner.caches:
+        cache.tensor.fill_(torch.nan)  # what was never written must never count
     return runner
 
 
@@ -149,7 +76,7 @@ def test_equals_plain_generation(runner: ModelRunner, reference: PreTrainedModel
     logits: list[list[torch.Tensor]] = [[] for _ in batch]
     while any(len(rows) < NEW_TOKENS for rows in logits):
         live = [i for i, rows in enumerate(logits) if len(rows) < NEW_TOKENS]
-        chunks = [batch[i].next_chunk() for i in live]
+        chunks = [batch[i].next_chunk(runner.groups) for i in live]
         for i, chunk, row in zip(live, chunks, runner.forward(chunks), strict=True):
             batch[i].computed = chunk.end
             if chunk.end == len(batch[i].token_ids):
@@ -164,5 +91,5 @@ def test_equals_plain_generation(runner: ModelRunner, reference: PreTrainedModel
         assert sequence.token_ids == expected
         plain = reference(torch.tensor([expected]), use_cache=False).logits[0]
         torch.testing.assert_close(
-            torch.stack(rows), plain[len(prompt) - 1 : -1], atol=1e-4, rtol=0
+            torch.stack(rows), plain[len(prompt) - 1 : -1], atol=5e-4, rtol=0
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.core.ids import RequestId
-from model_runner.testing import Arrival, SchedulerSimulation
+from model_runner.testing import Arrival, SchedulerSimulation, blocks_needed, window_group
 from prefill_worker.scheduler import PrefillScheduler
 
 _BLOCK = 4
@@ -49,6 +51,34 @@ def test_prefill_every_request_finishes_within_budget_and_blocks(
     asks_store: bool,
 ) -> None:
     simulation = _simulation(num_blocks, max_batch_tokens, max_running, asks_store)
+    tokens = sum(arrival.num_prompt_tokens for arrival in arrivals)
+    simulation.run(arrivals, max_steps=20 + tokens + 5 * len(arrivals))
+    kept = sum(arrival.cancelled_after_steps is None for arrival in arrivals)
+    assert len(simulation.finished) >= kept
+
+
+@given(
+    _arrivals,
+    st.lists(st.none() | st.integers(1, 14), min_size=1, max_size=2),
+    st.integers(0, 4),
+    st.integers(1, 30),
+    st.integers(2, 5),
+    st.booleans(),
+)
+def test_prefill_with_windows_every_request_finishes_in_the_least_room(
+    arrivals: list[Arrival],
+    windows: list[int | None],
+    more_blocks: int,
+    max_batch_tokens: int,
+    max_running: int,
+    asks_store: bool,
+) -> None:
+    groups = [window_group(window, _BLOCK) for window in windows]
+    longest = max((one.num_prompt_tokens + one.max_tokens for one in arrivals), default=1)
+    simulation = _simulation(
+        blocks_needed(groups, longest) + more_blocks, max_batch_tokens, max_running, asks_store
+    )
+    simulation = replace(simulation, groups=groups)
     tokens = sum(arrival.num_prompt_tokens for arrival in arrivals)
     simulation.run(arrivals, max_steps=20 + tokens + 5 * len(arrivals))
     kept = sum(arrival.cancelled_after_steps is None for arrival in arrivals)

@@ -8,7 +8,7 @@ import torch
 
 from kvstore.core.errors import ResourceExhaustedError
 from kvstore.core.layout import KVLayout
-from kvstore.tiers.device.copying import BlockCopier, DirectCopier, StagedCopier
+from kvstore.tiers.device.copying import BlockCopier, DirectCopier, LayerSpan, StagedCopier
 
 _STAGING_BYTES = 64 << 20
 """Pinned memory of a CUDA cache: large enough that a copy is bandwidth, not latency."""
@@ -22,7 +22,7 @@ class DeviceCache:
     cleared: a block is meaningful only where it was written.
 
     Ownership: owns the memory for its whole life. Threads: forward passes belong to one thread;
-    `export_blocks` and `import_blocks` may run in others, for blocks that no one writes meanwhile.
+    exports and imports may run in others, for blocks or layers that no one writes meanwhile.
     Raises ResourceExhaustedError if the device has too little memory.
     """
 
@@ -49,16 +49,51 @@ class DeviceCache:
 
     def export_blocks(self, block_ids: Sequence[int], into: Sequence[memoryview]) -> None:
         """Copy blocks out; `into[i]` is writable and takes `layout.block_bytes`, or more."""
-        self._check(block_ids, into)
-        self._copier.export_blocks(block_ids, into)
+        self.export_layers(block_ids, self._all_layers, into)
+
+    def export_layers(
+        self,
+        block_ids: Sequence[int],
+        layers: LayerSpan,
+        into: Sequence[memoryview],
+        after: torch.cuda.Event | None = None,
+    ) -> None:
+        """Copy layers of blocks out, to their places in `into[i]`, which takes a whole block.
+
+        They are taken as they are when the device has done what the calling thread has queued on
+        it; with `after`, a `mark` of the thread that computes, when it has done what came before.
+        """
+        self._check(block_ids, layers, into)
+        self._copier.export_layers(block_ids, layers, into, after)
 
     def import_blocks(self, block_ids: Sequence[int], from_: Sequence[memoryview]) -> None:
         """Copy blocks in; the first `layout.block_bytes` of `from_[i]` are block `block_ids[i]`."""
-        self._check(block_ids, from_)
-        self._copier.import_blocks(block_ids, from_)
+        self.import_layers(block_ids, self._all_layers, from_)
 
-    def _check(self, block_ids: Sequence[int], buffers: Sequence[memoryview]) -> None:
+    def import_layers(
+        self, block_ids: Sequence[int], layers: LayerSpan, from_: Sequence[memoryview]
+    ) -> None:
+        """Copy layers of blocks in, from their places in `from_[i]`, which has a whole block."""
+        self._check(block_ids, layers, from_)
+        self._copier.import_layers(block_ids, layers, from_)
+
+    def mark(self) -> torch.cuda.Event | None:
+        """What the calling thread has queued on the device by now, for `export_layers`; None where
+        all is done when it is asked for. Costs a few microseconds."""
+        if self.device.type == "cpu":
+            return None
+        event: torch.cuda.Event = torch.cuda.current_stream(self.device).record_event()
+        return event
+
+    @property
+    def _all_layers(self) -> LayerSpan:
+        return LayerSpan(0, self.layout.num_layers)
+
+    def _check(
+        self, block_ids: Sequence[int], layers: LayerSpan, buffers: Sequence[memoryview]
+    ) -> None:
         assert len(block_ids) == len(buffers)
+        assert 0 <= layers.first < layers.last <= self.layout.num_layers
         assert all(0 <= block < self.num_blocks for block in block_ids)
         assert all(buffer.nbytes >= self.layout.block_bytes for buffer in buffers)
 

@@ -29,9 +29,9 @@ class PoolEvents(NamedTuple):
 class BlockPool:
     """References, names and the order of eviction of `num_blocks` device blocks.
 
-    Ownership: whoever got a block from `match` or `allocate` holds a reference on it and gives it
-    back with `release`, once. Threads: one, the engine's. Cost: O(1) a block for every method but
-    `inventory`.
+    Ownership: whoever got a block from `match`, `hold` or `allocate` has a reference on it and
+    gives it back with `release`, once. Threads: one, the engine's. Cost: O(1) a block for every
+    method but `inventory`.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -43,13 +43,17 @@ class BlockPool:
         self._free = list(range(num_blocks - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
         """Named blocks that nobody references; the next to be evicted comes first."""
+        self._spent: OrderedDict[int, None] = OrderedDict()
+        """Likewise; all of them are evicted before those."""
+        self._evict_first: set[int] = set()
+        """Blocks that go there when nobody references them any more."""
         self._stored: dict[BlockHash, None] = {}
         self._removed: dict[BlockHash, None] = {}
 
     @property
     def num_free(self) -> int:
         """Blocks that `allocate` can give out: free ones, and cached ones that nobody holds."""
-        return len(self._free) + len(self._cached)
+        return len(self._free) + len(self._spent) + len(self._cached)
 
     def match(self, hashes: Sequence[BlockHash]) -> list[int]:
         """Blocks of the leading hashes that are here, with a reference on each."""
@@ -61,6 +65,12 @@ class BlockPool:
             self._hold(block)
             blocks.append(block)
         return blocks
+
+    def hold(self, block_ids: Sequence[int]) -> None:
+        """Another reference on each of these blocks, which somebody holds already."""
+        for block in block_ids:
+            assert self._references[block] > 0, f"block {block} is not held"
+            self._references[block] += 1
 
     def allocate(self, count: int) -> list[int]:
         """Nameless blocks with one reference each; evicts cached ones, the longest unused first.
@@ -89,14 +99,18 @@ class BlockPool:
                 self._note(block_hash, self._removed, self._stored)
             assert self._hash_of[block] == block_hash, f"block {block} already has another name"
 
-    def release(self, block_ids: Sequence[int]) -> None:
+    def release(self, block_ids: Sequence[int], *, evict_first: bool = False) -> None:
         """Give back one reference on each block of a block table, in the table's order.
 
         Nameless blocks become free at once. Named ones stay cached, and the tail of the table is
-        evicted before its head, since a block is of no use without those before it.
+        evicted before its head, since a block is of no use without those before it. With
+        `evict_first` they will be evicted before all others, once nobody holds them, unless `match`
+        finds them before that.
         """
         for block in reversed(block_ids):
             assert self._references[block] > 0, f"block {block} is released but not held"
+            if evict_first:
+                self._evict_first.add(block)
             self._references[block] -= 1
             if self._references[block] == 0:
                 self._rest(block)
@@ -112,7 +126,7 @@ class BlockPool:
         self._hash_of[block] = None
         self._note(block_hash, self._stored, self._removed)
         if self._references[block] == 0:
-            del self._cached[block]
+            del self._resting(block)[block]
             self._free.append(block)
         return True
 
@@ -134,22 +148,25 @@ class BlockPool:
     def __repr__(self) -> str:
         held = self.num_blocks - self.num_free
         return (
-            f"BlockPool({self.num_blocks} blocks: {held} held, {len(self._cached)} cached, "
+            f"BlockPool({self.num_blocks} blocks: {held} held, "
+            f"{len(self._spent) + len(self._cached)} cached, "
             f"{len(self._free)} free)"
         )
 
     def _hold(self, block: int) -> None:
         if self._references[block] == 0:
-            del self._cached[block]
+            del self._resting(block)[block]
+        self._evict_first.discard(block)
         self._references[block] += 1
 
     def _take(self) -> int:
         block = self._free.pop() if self._free else self._evict()
+        self._evict_first.discard(block)
         self._references[block] = 1
         return block
 
     def _evict(self) -> int:
-        block, _ = self._cached.popitem(last=False)
+        block, _ = (self._spent or self._cached).popitem(last=False)
         block_hash = self._hash_of[block]
         assert block_hash is not None
         self._hash_of[block] = None
@@ -161,7 +178,11 @@ class BlockPool:
         if self._hash_of[block] is None:
             self._free.append(block)
         else:
-            self._cached[block] = None
+            self._resting(block)[block] = None
+
+    def _resting(self, block: int) -> OrderedDict[int, None]:
+        """Where it is while nobody references it."""
+        return self._spent if block in self._evict_first else self._cached
 
     @staticmethod
     def _note(

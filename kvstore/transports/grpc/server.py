@@ -76,6 +76,12 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
         await server.stop(self._drain_s)
 
+    async def refuse(self) -> None:
+        """Say NOT_SERVING to whoever asks after the service's health, from now on: its part of the
+        process is beyond repair."""
+        for name in ("", self._service.full_name):
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+
     @property
     def endpoint(self) -> str:
         """host:port"""

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvstore/wire/v1/block.proto\x12\x0fkvstore.wire.v1\"\x9f\x01\n\x08KVLayout\x12\x12\n\nnum_layers\x18\x01 \x01(\r\x12\x14\n\x0cnum_kv_heads\x18\x02 \x01(\r\x12\x10\n\x08head_dim\x18\x03 \x01(\r\x12\x19\n\x11\x62lock_size_tokens\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x15\n\rfirst_kv_head\x18\x06 \x01(\r\x12\x16\n\x0etotal_kv_heads\x18\x07 \x01(\r\"=\n\tBlockKeys\x12\x1a\n\x12layout_fingerprint\x18\x01 \x01(\x0c\x12\x14\n\x0c\x62lock_hashes\x18\x02 \x01(\x0c*\\\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTIER_DEVICE\x10\x01\x12\r\n\tTIER_HOST\x10\x02\x12\r\n\tTIER_DISK\x10\x03\x12\x0f\n\x0bTIER_REMOTE\x10\x04*\xda\x01\n\nMissReason\x12\x1b\n\x17MISS_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18MISS_REASON_NEVER_STORED\x10\x01\x12\x17\n\x13MISS_REASON_EVICTED\x10\x02\x12\x17\n\x13MISS_REASON_PENDING\x10\x03\x12\x17\n\x13MISS_REASON_CORRUPT\x10\x04\x12\x14\n\x10MISS_REASON_LATE\x10\x05\x12\x18\n\x14MISS_REASON_NO_SPACE\x10\x06\x12\x16\n\x12MISS_REASON_FAILED\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvstore/wire/v1/block.proto\x12\x0fkvstore.wire.v1\"\xaf\x01\n\x08KVLayout\x12\x12\n\nnum_layers\x18\x01 \x01(\r\x12\x14\n\x0cnum_kv_heads\x18\x02 \x01(\r\x12\x10\n\x08head_dim\x18\x03 \x01(\r\x12\x19\n\x11\x62lock_size_tokens\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x15\n\rfirst_kv_head\x18\x06 \x01(\r\x12\x16\n\x0etotal_kv_heads\x18\x07 \x01(\r\x12\x0e\n\x06layers\x18\x08 \x03(\r\"=\n\tBlockKeys\x12\x1a\n\x12layout_fingerprint\x18\x01 \x01(\x0c\x12\x14\n\x0c\x62lock_hashes\x18\x02 \x01(\x0c*\\\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTIER_DEVICE\x10\x01\x12\r\n\tTIER_HOST\x10\x02\x12\r\n\tTIER_DISK\x10\x03\x12\x0f\n\x0bTIER_REMOTE\x10\x04*\xda\x01\n\nMissReason\x12\x1b\n\x17MISS_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18MISS_REASON_NEVER_STORED\x10\x01\x12\x17\n\x13MISS_REASON_EVICTED\x10\x02\x12\x17\n\x13MISS_REASON_PENDING\x10\x03\x12\x17\n\x13MISS_REASON_CORRUPT\x10\x04\x12\x14\n\x10MISS_REASON_LATE\x10\x05\x12\x18\n\x14MISS_REASON_NO_SPACE\x10\x06\x12\x16\n\x12MISS_REASON_FAILED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvstore.wire.v1.block_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TIER']._serialized_start=273
-  _globals['_TIER']._serialized_end=365
-  _globals['_MISSREASON']._serialized_start=368
-  _globals['_MISSREASON']._serialized_end=586
+  _globals['_TIER']._serialized_start=289
+  _globals['_TIER']._serialized_end=381
+  _globals['_MISSREASON']._serialized_start=384
+  _globals['_MISSREASON']._serialized_end=602
   _globals['_KVLAYOUT']._serialized_start=49
-  _globals['_KVLAYOUT']._serialized_end=208
-  _globals['_BLOCKKEYS']._serialized_start=210
-  _globals['_BLOCKKEYS']._serialized_end=271
+  _globals['_KVLAYOUT']._serialized_end=224
+  _globals['_BLOCKKEYS']._serialized_start=226
+  _globals['_BLOCKKEYS']._serialized_end=287
 # @@protoc_insertion_point(module_scope)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from cluster.bench.case import Case, Skipped
 from cluster.bench.registry import BENCHMARKS, load_benchmarks
+from cluster.bench.report import as_json, as_table
 from cluster.cli.main import app
 from kvstore.core.errors import ConfigurationError
 
@@ -57,6 +61,27 @@ def test_a_table_is_what_a_person_gets(trace):
     assert "Belady" in shown
 
 
+def test_only_the_cases_asked_for_are_told(trace):
+    told = bench(
+        *("evict", "--json", "--trace", trace, "--capacity-tokens", "8192"),
+        *("--policy", "lru,belady", "--case", "belady_8192"),
+    )
+    assert [json.loads(line)["case"] for line in told.splitlines()] == ["belady_8192"]
+
+
+def test_a_goal_a_spread_and_what_was_skipped_are_shown():
+    case = Case("speed", 3.0, "tokens/s", 2.0, "a peer", ratios=[1.0, 1.6, 2.0], goal="ratio >= 1")
+    skipped = Skipped("copies", "no CUDA device here")
+    assert as_json(case)["ratio"] == 1.6
+    assert as_json(case)["ratio_spread"] == [1.0, 2.0]
+    assert as_json(skipped) == {"case": "copies", "skipped": "no CUDA device here"}
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(as_table("engine", [case, skipped]))
+    shown = console.export_text()
+    for text in ("1.6 (1 - 2)", "ratio >= 1", "skipped", "no CUDA device here"):
+        assert text in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -66,6 +91,10 @@ def test_a_table_is_what_a_person_gets(trace):
         (["evict", "--trace", "TRACE", "--capacity-tokens", "8k"], "whole numbers"),
         (["evict", "--trace", "TRACE", "--capacity-tokens", "5"], "at least one block"),
         (["dataplane", "--peer", "mooncake"], "mooncake=PYTHON"),
+        (
+            ["evict", "--trace", "TRACE", "--policy", "lru", "--case", "lru_1"],
+            "--case lru_1: it has no such case",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(trace, arguments, says):

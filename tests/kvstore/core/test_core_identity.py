@@ -18,6 +18,7 @@ OTHER_LAYOUT_VALUE = {
     "dtype": "float16",
     "first_kv_head": 2,
     "total_kv_heads": 6,
+    "layers": (0, 1, 2, 3),
 }
 SHARD = replace(LAYOUT, total_kv_heads=6)
 """Only a shard can begin with another head."""

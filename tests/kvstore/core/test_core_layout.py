@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,6 +57,21 @@ def test_a_shard_has_no_shards_and_heads_must_be_the_models():
 def test_the_fingerprint_of_whole_blocks_is_what_it_was():
     layout = KVLayout(2, 8, 4, 16, "bfloat16")
     assert layout.fingerprint.hex() == "a1ec2286183e13ed5e33f1a4d0635ee4"
+
+
+def test_groups_of_layers_that_are_alike_have_names_of_their_own():
+    """Else the KV of one group's layers would be read as that of another's."""
+    groups = [(0, 1, 2, 3), (0, 1, 2, 4), (4, 5, 6, 7), (0, 12, 23, 45), (0, 1, 22, 345)]
+    layouts = [LAYOUT, *(replace(LAYOUT, layers=layers) for layers in groups)]
+    layouts += [layout.shard(1, 2) for layout in layouts]
+    assert len({layout.fingerprint for layout in layouts}) == len(layouts)
+    assert layouts[-1].layers == groups[-1]
+
+
+@pytest.mark.parametrize("layers", [(), (0,), (0, 1), (1, 1, 2, 3), (3, 2, 1, 0), (-1, 0, 1, 2)])
+def test_layers_are_as_many_as_there_are_and_increase(layers):
+    with pytest.raises(InvalidArgumentError, match="layers must be 4 of the model's"):
+        replace(LAYOUT, layers=layers)
 
 
 def ranges(size: int) -> st.SearchStrategy[tuple[int, int] | None]:

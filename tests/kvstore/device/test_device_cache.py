@@ -6,7 +6,7 @@ import torch
 from kvstore.core.errors import ResourceExhaustedError
 from kvstore.core.layout import KVLayout
 from kvstore.tiers.device.cache import DeviceCache
-from kvstore.tiers.device.copying import BlockCopier, DirectCopier, StagedCopier
+from kvstore.tiers.device.copying import BlockCopier, DirectCopier, LayerSpan, StagedCopier
 
 
 def layout(dtype: str = "float32") -> KVLayout:
@@ -47,24 +47,51 @@ def test_imported_blocks_are_seen_by_every_layer_and_touch_no_other() -> None:
     assert torch.equal(cache.tensor[others], before[others])
 
 
+def make_copier(tensor: torch.Tensor, staged_blocks: int | None) -> BlockCopier:
+    """The path of a GPU, on a CPU, with a staging memory of so many blocks; None = no staging."""
+    if staged_blocks is None:
+        return DirectCopier(tensor)
+    return StagedCopier(tensor, torch.empty(staged_blocks, *layout().shape))
+
+
 @pytest.mark.parametrize("staged_blocks", [None, 2, 3, 5, 20])
 def test_copiers_agree(staged_blocks: int | None) -> None:
-    """The path of a GPU, on a CPU: staging smaller than the batch, larger, and none at all."""
+    """Staging smaller than the batch, larger, and none at all."""
     tensor = torch.empty(6, *layout().shape)
     fill(tensor)
-    copier: BlockCopier = (
-        DirectCopier(tensor)
-        if staged_blocks is None
-        else StagedCopier(tensor, torch.empty(staged_blocks, *layout().shape))
-    )
+    copier, everything = make_copier(tensor, staged_blocks), LayerSpan(0, 3)
     ids = [4, 0, 5]
     buffers = [memoryview(bytearray(layout().block_bytes)) for _ in ids]
-    copier.export_blocks(ids, buffers)
+    copier.export_layers(ids, everything, buffers)
     assert [bytes(b) for b in buffers] == [bytes(tensor[i].numpy().data) for i in ids]
     before = tensor.clone()
-    copier.import_blocks([1, 2, 3], buffers)
+    copier.import_layers([1, 2, 3], everything, buffers)
     assert torch.equal(tensor[[1, 2, 3]], before[ids])
     assert torch.equal(tensor[ids], before[ids])
+
+
+@pytest.mark.parametrize("span", [(0, 1), (1, 2), (1, 3), (0, 3)])
+@pytest.mark.parametrize("staged_blocks", [None, 2, 3, 20])
+def test_layers_go_to_their_places_and_touch_no_others(
+    staged_blocks: int | None, span: tuple[int, int]
+) -> None:
+    tensor, layers = torch.empty(6, *layout().shape), LayerSpan(*span)
+    fill(tensor)
+    before, copier = tensor.clone(), make_copier(tensor, staged_blocks)
+    ids, size = [4, 0, 5, 2], layout().block_bytes
+    buffers = [memoryview(bytearray(b"\xee" * (size + 8))) for _ in ids]
+    copier.export_layers(ids, layers, buffers)
+    first, length = layout().layer_range(*span)
+    for block, buffer in zip(ids, buffers, strict=True):
+        whole = bytes(tensor[block].numpy().data)
+        assert bytes(buffer[first : first + length]) == whole[first : first + length]
+        assert bytes(buffer[:first]) == b"\xee" * first
+        assert set(bytes(buffer[first + length :])) == {0xEE}
+    copier.import_layers([1, 3], layers, buffers[:2])
+    part = slice(*span)
+    assert torch.equal(tensor[[1, 3], part], before[[4, 0], part])
+    tensor[[1, 3], part] = before[[1, 3], part]
+    assert torch.equal(tensor, before)
 
 
 def test_too_little_memory_names_the_setting_and_the_bytes() -> None:
@@ -83,6 +110,9 @@ def test_short_buffers_and_unknown_blocks_are_programmer_errors() -> None:
         cache.import_blocks([2], [whole])
     with pytest.raises(AssertionError):
         cache.import_blocks([0, 1], [whole])
+    for layers in (LayerSpan(1, 1), LayerSpan(0, 4), LayerSpan(-1, 2)):
+        with pytest.raises(AssertionError):
+            cache.export_layers([0], layers, [whole])
 
 
 def test_repr_tells_size_and_place() -> None:

@@ -24,6 +24,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.held: list[list[int]] = []  # one block table a request
         self.names: dict[int, BlockHash] = {}
         self.idle: list[int] = []  # named, unreferenced blocks, in order of eviction
+        self.spent: set[int] = set()  # those of them that go first, and held ones that will
         self.published: set[BlockHash] = set()
 
     def references(self, block: int) -> int:
@@ -42,9 +43,11 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(set(blocks)) == count
         assert taken.isdisjoint(blocks)
         free = NUM_BLOCKS - len(taken) - len(self.idle)
-        evicted = self.idle[: max(0, count - free)]
+        order = sorted(self.idle, key=lambda block: block not in self.spent)
+        evicted = order[: max(0, count - free)]
         assert set(evicted) <= set(blocks)
-        self.idle = self.idle[len(evicted) :]
+        self.idle = [block for block in self.idle if block not in evicted]
+        self.spent -= set(blocks)
         for block in evicted:
             del self.names[block]
         self.held.append(blocks)
@@ -60,8 +63,16 @@ class PoolMachine(RuleBasedStateMachine):
             expected.append(by_hash[block_hash])
         assert self.pool.match(wanted) == expected
         self.idle = [block for block in self.idle if block not in expected]
+        self.spent -= set(expected)
         if expected:
             self.held.append(expected)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def hold(self, data: st.DataObject) -> None:
+        table = data.draw(st.sampled_from(self.held))
+        self.pool.hold(table)
+        self.held.append(list(table))
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), start=st.integers(0, 8))
@@ -75,10 +86,12 @@ class PoolMachine(RuleBasedStateMachine):
                 self.names[block] = block_hash
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data())
-    def release(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), evict_first=st.booleans())
+    def release(self, data: st.DataObject, evict_first: bool) -> None:
         table = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-        self.pool.release(table)
+        self.pool.release(table, evict_first=evict_first)
+        if evict_first:
+            self.spent |= set(table)
         for block in reversed(table):
             if self.references(block) == 0 and block in self.names:
                 self.idle.append(block)
@@ -144,6 +157,8 @@ def test_stored_and_removed_between_drains_is_no_event() -> None:
 
 
 def test_misuse_is_a_programmer_error() -> None:
+    with pytest.raises(AssertionError, match="not held"):
+        BlockPool(2).hold([0])
     pool = BlockPool(2)
     (block,) = pool.allocate(1)
     pool.name([block], CHAIN[:1])

@@ -26,6 +26,7 @@ from kvstore.tiers.base import TierKind
 from kvstore.transports.process import this_process
 from model_runner.config import WorkerConfig
 from model_runner.runner import ModelRunner
+from model_runner.kv_groups import BlockTable
 from model_runner.step import ForwardChunk
 
 from .conftest import BLOCK, VOCAB, generate, tokens
@@ -240,7 +241,7 @@ def test_blocks_are_those_of_the_workers(
 
     prompt = tokens(13)
     run(prefixes, llama, prompt, max_new_tokens=1)
-    runner.forward([ForwardChunk(prompt[0].tolist(), 0, [5, 2, 7, 0])])
+    runner.forward([ForwardChunk(prompt[0].tolist(), 0, [BlockTable([5, 2, 7, 0])])])
     hashes = block_hashes(runner.identity.root(), prompt[0].tolist(), BLOCK)
     with store.acquire(BlockKeys(runner.layout.fingerprint, hashes)) as lease:
         assert lease.prefix_length == 3
