@@ -19,6 +19,17 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
     "disk": ("disk:disk",),
     "evict": ("evict:evict",),
     "codecs": ("codecs:codecs",),
+    "index": ("index_dynamo:index_dynamo",),
+    "engine": (
+        "engine_decode:engine_decode",
+        "engine_vllm:engine_vllm",
+        "engine_ttft:engine_ttft",
+        "engine_publish:engine_publish",
+        "engine_itl:engine_itl",
+        "engine_idle:engine_idle",
+        "engine_cuda_copies:engine_cuda_copies",
+        "engine_cuda_decode:engine_cuda_decode",
+    ),
 }
 """Name → "module:function" in this package, in the order in which they run."""
 

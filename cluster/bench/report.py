@@ -12,36 +12,60 @@ from typing import Any
 
 from rich.table import Table
 
-from cluster.bench.case import Case
+from cluster.bench.case import Case, Skipped
 
-_PACKAGES = ("open-kvstore", "numpy", "torch", "pyzmq", "grpcio", "redis", "awscrt")
+_PACKAGES = (
+    "open-kvstore", "numpy", "torch", "transformers", "pyzmq", "grpcio", "redis", "awscrt",
+)  # fmt: skip
 
 
-def as_json(case: Case) -> dict[str, Any]:
-    """`case`, `value`, `unit`, and where there is one `ceiling`, `ratio` and what it is."""
+def as_json(case: Case | Skipped) -> dict[str, Any]:
+    """`case`, `value`, `unit`, and where there is one `ceiling`, `ratio` and what it is; where it
+    was measured in turns, how far the ratio of a round was from the median. Or why there is none.
+    """
+    if isinstance(case, Skipped):
+        return {"case": case.name, "skipped": case.reason}
     shown: dict[str, Any] = {"case": case.name, "value": _short(case.value), "unit": case.unit}
     if case.ceiling is not None and case.ratio is not None:
         shown |= {"ceiling": _short(case.ceiling), "ratio": _short(case.ratio)}
         shown["against"] = case.against
+    if case.ratios:
+        shown["ratio_spread"] = [_short(min(case.ratios)), _short(max(case.ratios))]
+        shown["rounds"] = len(case.ratios)
+    if case.goal:
+        shown["goal"] = case.goal
     if case.note:
         shown["note"] = case.note
     return shown
 
 
-def as_table(name: str, cases: Sequence[Case]) -> Table:
+def as_table(name: str, cases: Sequence[Case | Skipped]) -> Table:
     table = Table(title=f"kvstore bench {name}")
     for column, justify in (("case", "left"), ("value", "right"), ("", "left")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for column, justify in (("held against", "left"), ("", "right"), ("ratio", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    has_goals = any(isinstance(case, Case) and case.goal for case in cases)
+    if has_goals:
+        table.add_column("goal")
     for case in cases:
-        ceiling = "" if case.ceiling is None else f"{_short(case.ceiling):,}"
-        ratio = "" if case.ratio is None else f"{case.ratio:.3g}"
-        table.add_row(case.name, f"{_short(case.value):,}", case.unit, case.against, ceiling, ratio)
+        row = _row(case)
+        table.add_row(*(row if has_goals else row[:-1]))
     return table
 
 
-def save(path: Path, command: str, cases: Sequence[Case]) -> None:
+def _row(case: Case | Skipped) -> list[str]:
+    if isinstance(case, Skipped):
+        return [case.name, "skipped", "", case.reason, "", "", ""]
+    ceiling = "" if case.ceiling is None else f"{_short(case.ceiling):,}"
+    ratio = "" if case.ratio is None else f"{case.ratio:.3g}"
+    if case.ratios:
+        ratio += f" ({min(case.ratios):.3g} - {max(case.ratios):.3g})"
+    value = f"{_short(case.value):,}"
+    return [case.name, value, case.unit, case.against, ceiling, ratio, case.goal]
+
+
+def save(path: Path, command: str, cases: Sequence[Case | Skipped]) -> None:
     """Write the cases with what they were made by, and on."""
     content = {
         "command": command,

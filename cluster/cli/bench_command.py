@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ from cluster.bench.registry import BENCHMARKS
 from kvstore.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from cluster.bench.case import BenchOptions, Case
+    from cluster.bench.case import BenchOptions, Case, Skipped
 
 _FOLDERS = re.compile(r"[^=]*/")
 """The figures are kept with their command; where files lie on this machine is nobody's business."""
@@ -36,8 +37,8 @@ def bench(
         typer.Option(
             metavar="NAME=PATH",
             help="Measure a peer beside it. Repeatable. mooncake=PYTHON: the interpreter of the "
-            "environment that Mooncake is installed in. redis=SERVER: a redis-server, of which a "
-            "private one is started.",
+            "environment that Mooncake is installed in; vllm=PYTHON likewise. redis=SERVER: a "
+            "redis-server, of which a private one is started.",
         ),
     ] = None,
     trace: Annotated[
@@ -47,6 +48,10 @@ def bench(
         str, typer.Option(help="Cache sizes in tokens, separated by commas.")
     ] = "",
     policy: Annotated[str, typer.Option(help="Policies, separated by commas.")] = "",
+    case: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this case of the benchmark. Repeatable."),
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Folder on the disk to be measured; default: temporary.")
     ] = None,
@@ -67,6 +72,7 @@ def bench(
             trace=trace,
             capacities_tokens=_numbers(capacity_tokens),
             policies=[part.strip() for part in policy.split(",") if part.strip()],
+            cases=case or [],
         )
         cases = _run(name, options, as_json=as_json)
     if save is not None:
@@ -76,23 +82,35 @@ def bench(
         save_cases(save, shlex.join(["kvstore", *arguments]), cases)
 
 
-def _run(name: str, options: BenchOptions, *, as_json: bool) -> list[Case]:
+def _run(name: str, options: BenchOptions, *, as_json: bool) -> list[Case | Skipped]:
     from rich.console import Console
 
     from cluster.bench import report
     from cluster.bench.registry import load_benchmarks
 
-    cases: list[Case] = []
+    cases: list[Case | Skipped] = []
     with Console(stderr=True).status(f"bench {name}") as status:
         for benchmark in load_benchmarks(name):
             for case in benchmark(options):
+                if not options.wants(case.name):
+                    continue
                 cases.append(case)
-                status.update(f"bench {name}: {case.name} {case.value:.4g} {case.unit}")
+                status.update(f"bench {name}: {case.name}")
                 if as_json:
                     typer.echo(json.dumps(report.as_json(case)))
+    _check_all_there(name, options.cases, cases)
     if not as_json:
         Console().print(report.as_table(name, cases))
     return cases
+
+
+def _check_all_there(name: str, asked: Sequence[str], cases: Sequence[Case | Skipped]) -> None:
+    missing = set(asked) - {case.name for case in cases}
+    if missing:
+        raise ConfigurationError(
+            f"bench {name} --case {', '.join(sorted(missing))}: it has no such case, or none with "
+            "these options"
+        )
 
 
 def _peers(assignments: list[str]) -> dict[str, Path]:
@@ -102,7 +120,8 @@ def _peers(assignments: list[str]) -> dict[str, Path]:
         if not equals or not Path(path).is_file():
             raise ConfigurationError(
                 f"--peer {assignment}: write mooncake=PYTHON, the interpreter of the environment "
-                "that Mooncake is installed in, or redis=SERVER, the path of a redis-server"
+                "that Mooncake is installed in, vllm=PYTHON likewise, or redis=SERVER, the path of "
+                "a redis-server"
             )
         peers[name] = Path(path)
     return peers
