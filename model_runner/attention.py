@@ -123,18 +123,16 @@ class CacheContext:
         """`layer`: which of the cache's it is."""
         step, query = self._step, call.query.transpose(0, 1)
         self._kv.write(layer, step.slots, call.key.transpose(0, 1), call.value.transpose(0, 1))
-        answers = [
-            self._answer(group, query[group.tokens], call, layer)
-            for group in step.groups(call.window)
-        ]
-        return answers[0] if len(answers) == 1 else torch.cat(answers)
+        groups = step.groups(call.window)
+        answers = [self._answer(group, query[group.tokens], call, layer) for group in groups]
+        return answers[0].contiguous() if len(answers) == 1 else torch.cat(answers)
 
     def _answer(
         self, group: Group, query: torch.Tensor, call: AttentionCall, layer: int
     ) -> torch.Tensor:
         """`[token, head, head_dim]`, as the group's queries are."""
-        keys, values = self._keys_values(group, call, layer)
         asked = query.view(group.num_sequences, -1, *query.shape[1:]).transpose(1, 2)
+        keys, values = self._keys_values(group, call, layer)
         return _attend(asked, keys, values, group, call).transpose(1, 2).flatten(0, 1)
 
     def _keys_values(
@@ -190,9 +188,9 @@ def _attend_explicitly(
         scores = torch.tanh(scores / call.softcap) * call.softcap
     scores = scores.float()
     if group.is_causal:
-        scores = scores + torch.full_like(scores[0, 0], -torch.inf).triu(1)
+        scores += torch.full_like(scores[0, 0], -torch.inf).triu(1)
     elif group.mask is not None:
-        scores = scores + group.mask
+        scores += group.mask
     if call.sinks is not None:
         sink = call.sinks.float().view(1, -1, 1, 1).expand(sequences, heads, tokens, 1)
         scores = torch.cat((scores, sink), dim=-1)

@@ -124,6 +124,18 @@ class ClearReference:
     def is_clear(self, prompt: Sequence[int], max_tokens: int) -> bool:
         return min(self._answer(prompt, max_tokens).margins[:max_tokens]) >= _MIN_MARGIN
 
+    @torch.inference_mode()
+    def routing_margin(self, token_ids: Sequence[int]) -> float:
+        """How much better the last expert that a token goes to is than the next one, at least; of
+        a model without experts, infinite."""
+        config = self._model.config
+        if not hasattr(config, "num_experts_per_tok"):
+            return math.inf
+        output = self._model(torch.tensor([list(token_ids)]), output_router_logits=True)
+        chosen = config.num_experts_per_tok
+        best = torch.cat(output.router_logits).topk(chosen + 1).values
+        return float((best[:, -2] - best[:, -1]).min())
+
     def _answer(self, prompt: Sequence[int], max_tokens: int) -> _Answer:
         known = self._answers.get(tuple(prompt))
         if known is None or len(known.token_ids) < max_tokens:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from .lab import Family, Lab, Nodes, StoreNode
+from .bench import Lab
+from .families import Family
+from .nodes import Nodes, StoreNode
 
 FAMILIES = {
     "llama": 0,

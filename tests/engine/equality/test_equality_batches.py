@@ -10,19 +10,9 @@ import pytest
 from kvstore.core.ids import RequestId
 from model_runner.types import FinishReason
 
-from .lab import (
-    ANSWER_TOKENS,
-    BLOCK,
-    DEVICE,
-    HOST,
-    LONG_ANSWER_TOKENS,
-    Answer,
-    Bench,
-    Lab,
-    Nodes,
-    StoreNode,
-    make_prompt,
-)
+from .bench import Answer, Bench, Lab
+from .families import ANSWER_TOKENS, BLOCK, LONG_ANSWER_TOKENS, make_prompt
+from .nodes import DEVICE, HOST, Nodes, StoreNode
 
 LENGTHS = [1, 3, 4, 5, 13, 22, 38]
 CROWD = [make_prompt(12, seed=seed) for seed in range(20, 24)]

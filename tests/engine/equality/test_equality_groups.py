@@ -9,7 +9,9 @@ import pytest
 
 from kvstore.core.ids import BlockKeys
 
-from .lab import ANSWER_TOKENS, BLOCK, HOST, Bench, Family, Lab, Nodes, make_prompt
+from .bench import Bench, Lab
+from .families import ANSWER_TOKENS, BLOCK, Family, make_prompt
+from .nodes import HOST, Nodes
 
 PROMPT = make_prompt(38)
 NUM_BLOCKS = 9

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .lab import ANSWER_TOKENS, DEADLINE_S, HOST, REMOTE, Lab, Nodes, make_prompt
+from .bench import Lab
+from .families import ANSWER_TOKENS, make_prompt
+from .nodes import DEADLINE_S, HOST, REMOTE, Nodes
 
 LENGTHS = [3, 16, 17, 38]
 

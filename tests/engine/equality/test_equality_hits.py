@@ -8,19 +8,9 @@ import pytest
 from kvstore.tiers.base import TierKind
 from model_runner.load_or_compute import LoadPlanner, Offer
 
-from .lab import (
-    ANSWER_TOKENS,
-    BLOCK,
-    DEVICE,
-    DISK,
-    HOST,
-    REMOTE,
-    Answer,
-    Bench,
-    Lab,
-    Nodes,
-    make_prompt,
-)
+from .bench import Answer, Bench, Lab
+from .families import ANSWER_TOKENS, BLOCK, make_prompt
+from .nodes import DEVICE, DISK, HOST, REMOTE, Nodes
 
 PROMPT = make_prompt(38)
 FULL = 36

@@ -17,7 +17,9 @@ from model_runner.worker_testing import StandsStill, WorkerProcess, worker_proce
 from prefill_worker.wire.v1.prefill_pb2_grpc import PrefillServiceStub
 from prefill_worker.worker import PrefillWorker
 
-from .lab import ANSWER_TOKENS, DEADLINE_S, HOST, REMOTE, Lab, Nodes, StoreNode, make_prompt
+from .bench import Lab
+from .families import ANSWER_TOKENS, make_prompt
+from .nodes import DEADLINE_S, HOST, REMOTE, Nodes, StoreNode
 
 PROMPT = make_prompt(38)
 FULL = 36

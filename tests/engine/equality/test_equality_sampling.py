@@ -10,7 +10,9 @@ import pytest
 from model_runner.sampling.logprobs import TokenLogprobs
 from model_runner.types import SamplingParams
 
-from .lab import DEVICE, HOST, Answer, Family, Lab, Nodes, make_prompt
+from .bench import Answer, Lab
+from .families import Family, make_prompt
+from .nodes import DEVICE, HOST, Nodes
 
 PROMPT = make_prompt(22)
 PARAMS = [

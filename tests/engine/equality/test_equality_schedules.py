@@ -19,7 +19,7 @@ from model_runner.store_testing import Fate, MemoryStore
 from model_runner.types import FinishReason, Request, SamplingParams
 from prefill_worker.scheduler import PrefillScheduler
 
-from .lab import LONG_ANSWER_TOKENS, Family, make_prompt
+from .families import LONG_ANSWER_TOKENS, Family, make_prompt
 
 STEPS = 30
 DEVICE_BLOCKS = [12, 16, 24]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from kvstore.core.ids import BlockKeys
 
-from .lab import ANSWER_TOKENS, BLOCK, HOST, Bench, Lab, Nodes, make_prompt
+from .bench import Bench, Lab
+from .families import ANSWER_TOKENS, BLOCK, make_prompt
+from .nodes import HOST, Nodes
 
 PROMPT = make_prompt(38)
 OTHER = [PROMPT[0], *make_prompt(37, seed=1)]
@@ -14,6 +16,12 @@ def test_answers_vary(lab: Lab) -> None:
     answers = [lab.reference(make_prompt(n, seed=n), ANSWER_TOKENS) for n in (5, 13, 22, 38)]
     assert len({tuple(answer) for answer in answers}) == len(answers)
     assert len({token for answer in answers for token in answer}) >= 8
+
+
+def test_experts_are_chosen_clearly(lab: Lab) -> None:
+    """Two that are nearly as good as each other would be swapped by rounding."""
+    tokens = [*PROMPT, *lab.reference(PROMPT, ANSWER_TOKENS)]
+    assert lab.reference.routing_margin(tokens) > 1e-4
 
 
 def test_blocks_of_another_prompt_change_the_answer(lab: Lab, nodes: Nodes) -> None:

@@ -6,11 +6,19 @@ import threading
 
 import pytest
 
-from .lab import ANSWER_TOKENS, DEADLINE_S, HOST, Answer, Bench, Lab, Nodes, make_prompt
+from .bench import Answer, Bench, Lab
+from .families import ANSWER_TOKENS, make_prompt
+from .nodes import DEADLINE_S, HOST, Nodes, wait_until
 
 PROMPT = make_prompt(38)
 FULL, CHUNK = 36, 16
 MIDDLE_LAYER = 1
+
+
+@pytest.fixture(autouse=True)
+def _every_layer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of small models are gathered up to the end of the step, else."""
+    monkeypatch.setattr("model_runner.store_publishing.BATCH_BYTES", 1)
 
 
 class Gate:
@@ -47,9 +55,10 @@ def read_while_written(lab: Lab, nodes: Nodes, step: int, *, fails: bool = False
     gate = Gate(writer, step, fails=fails)
     written = writer.submit(PROMPT, 1)
     gate.wait_reached()
+    nodes.quiet.wait_for(writer.keys(PROMPT[: CHUNK * (step - 1)]), tier=HOST)
     nodes.quiet.wait_until(lambda counted: counted.reservations > 0)
     answer = reader.submit(PROMPT)
-    nodes.quiet.wait_until(lambda counted: counted.leases > 0)
+    wait_until(reader.has_loaded_any)
     gate.open()
     assert written.over.wait(DEADLINE_S)
     assert (written.outputs[-1].error is not None) == fails

@@ -1,38 +1,26 @@
-"""What the tests of equality share: families, nodes, and engines on them."""
+"""Engines whose work can be watched."""
 
 from __future__ import annotations
 
 import itertools
-import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from decode_worker.scheduler import DecodeScheduler
-from kvstore.client.loop_thread import LoopThread
 from kvstore.client.sync import SyncClient
 from kvstore.core.hashing import block_hashes
-from kvstore.core.ids import BlockKeys, LayoutFingerprint, RequestId
-from kvstore.node.config import NodeConfig
-from kvstore.node.daemon import Node
-from kvstore.node.statistics import ManagerStatistics
+from kvstore.core.ids import BlockKeys, RequestId
 from kvstore.tiers.base import TierKind
 from model_runner.attention import OnLayer
 from model_runner.config import WorkerConfig
 from model_runner.engine import Engine
 from model_runner.engine_output import EngineOutput
-from model_runner.families_testing import (
-    FAMILIES,
-    VOCAB,
-    ClearReference,
-    family_checkpoint,
-)
 from model_runner.inventory import RecordedInventory
 from model_runner.load_or_compute import LoadPlanner
 from model_runner.runner import ModelRunner
@@ -43,54 +31,8 @@ from model_runner.store_node import NodeStore
 from model_runner.types import FinishReason, Request, SamplingParams, Scheduler
 from prefill_worker.scheduler import PrefillScheduler
 
-BLOCK = 4
-ANSWER_TOKENS = 8
-LONG_ANSWER_TOKENS = 16
-DEADLINE_S = 60.0
-_OTHER_LAYOUT = LayoutFingerprint(bytes(16))
-DEVICE, HOST, DISK, REMOTE = TierKind.DEVICE, TierKind.HOST, TierKind.DISK, TierKind.REMOTE
-
-
-def make_prompt(length: int, seed: int = 0) -> list[int]:
-    """Those of one seed begin alike."""
-    rng = random.Random(seed)
-    return [rng.randrange(2, VOCAB) for _ in range(length)]
-
-
-class Family:
-    """A checkpoint, what plain generation answers with it, and runners of it, used again and
-    again."""
-
-    def __init__(self, name: str, seed: int, folder: Path) -> None:
-        self.name = name
-        self.checkpoint = family_checkpoint(name, folder, seed)
-        self.reference = ClearReference(self.checkpoint)
-        self.config = WorkerConfig(model=str(self.checkpoint), block_size_tokens=BLOCK)
-        self._idle: dict[int, list[ModelRunner]] = {}
-
-    @property
-    def windows_only(self) -> bool:
-        """No layer sees all that came before."""
-        return self.name == "mistral-sliding"
-
-    @property
-    def window_tokens(self) -> int:
-        return int(FAMILIES[self.name].sliding_window)
-
-    def small_device(self, device_blocks: int) -> int:
-        """Too small for what is too much for so many blocks, where all are kept."""
-        return 8 if self.windows_only else device_blocks
-
-    def take(self, device_blocks: int) -> ModelRunner:
-        idle = self._idle.setdefault(device_blocks, [])
-        config = self.config.model_copy(update={"device_blocks": device_blocks})
-        runner = idle.pop() if idle else ModelRunner(config)
-        for cache in runner.caches:
-            cache.tensor.fill_(torch.nan)  # what was never written must never count
-        return runner
-
-    def give_back(self, device_blocks: int, runner: ModelRunner) -> None:
-        self._idle[device_blocks].append(runner)
+from .families import ANSWER_TOKENS, BLOCK, Family
+from .nodes import DEADLINE_S, StoreNode
 
 
 @dataclass
@@ -227,6 +169,10 @@ class Bench:
         count, self.model.num_computed = self.model.num_computed, 0
         return count
 
+    def has_loaded_any(self) -> bool:
+        """Something is in its device tier, or a layer of it, which has computed nothing yet."""
+        return any(not cache.tensor.isnan().all() for cache in self.runner.caches)
+
     def keys(self, token_ids: Sequence[int]) -> list[BlockKeys]:
         """What the full blocks of these tokens are called, for each KV group."""
         hashes = block_hashes(self.root, list(token_ids), BLOCK)
@@ -298,84 +244,3 @@ class Lab:
 
     def close(self) -> None:
         self._stack.close()
-
-
-class StoreNode:
-    """A node on an event loop of its own, reached through its sockets."""
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        folder.mkdir()
-        values = {"arena_folder": str(folder), "host": "16MiB", "node_id": folder.name} | settings
-        self._loop = LoopThread(f"node-{folder.name}")
-        self._node = Node(NodeConfig.model_validate(values))
-        self._loop.run(self._node.start())
-        self.endpoint = self._node.zmq_endpoint
-        self.client = SyncClient.connect(self.endpoint, client_name="test")
-
-    def wait_for(self, keys: Sequence[BlockKeys], *, tier: TierKind) -> None:
-        """Until it knows all of these blocks in that tier, here or (REMOTE) at its peer."""
-        for part in keys:
-            for _ in range(2_000):
-                if self._knows(part, tier):
-                    break
-                threading.Event().wait(0.005)
-            else:
-                raise AssertionError(f"not all of {len(part)} blocks are in {tier.name}")
-
-    def wait_until(self, holds: Callable[[ManagerStatistics], bool]) -> None:
-        for _ in range(20_000):
-            if holds(self._node.store.manager.statistics()):
-                return
-            threading.Event().wait(0.002)
-        raise AssertionError("it did not come to that")
-
-    def drop_from_host(self, keys: Sequence[BlockKeys]) -> None:
-        """As eviction does: what is on disk is there only."""
-
-        async def drop() -> None:
-            manager, host = self._node.store.manager, self._node.store._host
-            for part in keys:
-                dropped = host.drop(list(part))
-                assert len(dropped) == len(part)
-                manager._replicas.lost(HOST, dropped)
-
-        self._loop.run(drop())
-
-    def fill_host(self) -> None:
-        """Write other blocks, as many as the host tier has room for, twice; what goes to disk of
-        them is there afterwards."""
-        size, demotion = 64 << 10, self._node.store.manager._demotion
-        assert demotion is not None
-        for _ in range(2 * self._node.config.host // size // 4):
-            hashes = block_hashes(bytes(32), [next(_NUMBERS) for _ in range(4)], 1)
-            keys = BlockKeys(_OTHER_LAYOUT, hashes)
-            self.client.put(keys, [bytes(size)] * len(hashes), deadline_s=DEADLINE_S)
-            self._loop.run(demotion.queue.wait_idle(DEADLINE_S))
-
-    def remove(self, keys: Sequence[BlockKeys]) -> None:
-        for part in keys:
-            assert self.client.remove(part) == len(part)
-
-    def close(self) -> None:
-        self.client.close()
-        self._loop.run(self._node.stop())
-        self._loop.stop()
-
-    def _knows(self, keys: BlockKeys, tier: TierKind) -> bool:
-        if tier is DISK:
-            disk = self._node.store._disk
-            assert disk is not None
-            return all(key in disk for key in keys)
-        found = self.client.match(keys, remote=tier is REMOTE)
-        return len(found) == len(keys) and set(found.tiers) == {tier}
-
-
-@dataclass(frozen=True)
-class Nodes:
-    near: StoreNode
-    far: StoreNode
-    """Another host's: it pulls what it lacks from `near`."""
-    disk: StoreNode
-    """With a small host tier above its disk."""
-    quiet: StoreNode
-    """Serves nobody but one test at a time."""
