@@ -8,8 +8,10 @@ MODEL ?=
 RUNS ?= 1000
 FUZZ_SECONDS ?= 60
 ARGS ?=
+URL ?= http://127.0.0.1:8000
+LOAD_TOOLS ?= $(HOME)/.cache/kvstore/load-tools
 
-.PHONY: help install system-packages demo serve test quick chaos fuzz check format proto clean
+.PHONY: help install system-packages demo serve load test quick chaos fuzz check format proto clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -26,6 +28,13 @@ demo: install ## run the main job end to end on this machine; MODEL=path-or-hub-
 
 serve: install ## leave a cluster up until Ctrl-C; MODEL=path-or-hub-id serves that model
 	@$(BIN)/kvstore serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
+load: install ## drive the gateway at URL=... with aiperf and guidellm; MODEL=path-or-hub-id is what it serves
+	@PYTHON=$(BIN)/python bash tools/load_generators.sh "$(LOAD_TOOLS)"
+	@$(BIN)/python tools/load.py --tools "$(LOAD_TOOLS)" --url "$(URL)" --model "$(notdir $(MODEL))" --tokenizer "$(MODEL)" $(ARGS)
+
+# Tests run side by side, on models so small that a second thread would only wait for the first.
+test quick: export OMP_NUM_THREADS ?= 1
 
 test: install system-packages ## all tests
 	@echo "==> Running the tests"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from kvstore.client.deadline import Deadline
 from kvstore.client.sync import SyncClient
 from kvstore.core.ids import BlockHash, BlockKeys
 from kvstore.core.ports import Clock
-from kvstore.tiers.base import TierKind
+from kvstore.tiers.base import MissReason, TierKind
 from kvstore.tiers.device.cache import DeviceCache
 from model_runner.kv_groups import KVGroup
 from model_runner.load_or_compute import LoadPlanner, Offer
+from model_runner.misses import missed_blocks
 from model_runner.store import Wanted
 from model_runner.store_hits import longest_hit
 from model_runner.store_lease import LeasedRun
@@ -32,6 +33,8 @@ class _Plan:
     """Up to here to ask: what follows may be on its way from a worker of this host."""
     tiers: Sequence[TierKind] = ()
     """Of those that are known, if there was a choice."""
+    cheaper: range = range(0)
+    """Those that are known and are not worth it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class _Loaded:
 
     tiers: Sequence[TierKind] = ()
     num_left: int = 0
+    told: Mapping[int, MissReason] = field(default_factory=dict)
+    """Why blocks were not there, by their place in the prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +59,6 @@ class _Copied:
     @property
     def end(self) -> int:
         return self.first + len(self.tiers)
-
-    def tier(self, block: int) -> TierKind:
-        """What lies before a window is not loaded at all."""
-        return self.tiers[block - self.first] if block >= self.first else TierKind.HOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +96,23 @@ class BlockLoader:
 
     def load(self, client: SyncClient, wanted: Wanted, deadline: Deadline) -> Sequence[TierKind]:
         """Returns the tiers of the leading blocks that are in the device tier now, of several
-        groups the slowest. Raises KVStoreError."""
+        groups the slowest; fills `wanted.missed`, unless it was too late for all. Raises
+        KVStoreError."""
         fetch = _Fetch(client, wanted, deadline)
         plan = self._plan(fetch)
+        loaded, cheaper = _Loaded(), plan.cheaper
         for _ in range(_ATTEMPTS):
-            if not plan.limit or not fetch.deadline.left_s:
+            if not plan.limit:
                 break
+            if not fetch.deadline.left_s:
+                return []
             loaded = self._load(fetch, plan)
             if loaded.tiers:
-                return loaded.tiers
+                break
             plan = _Plan(loaded.num_left, loaded.num_left)
-        return []
+        rest = range(len(loaded.tiers), len(wanted.hashes))
+        wanted.missed.extend(missed_blocks(rest, loaded.told, cheaper))
+        return loaded.tiers
 
     def _plan(self, fetch: _Fetch) -> _Plan:
         """All that is asked for, if there is nothing to choose."""
@@ -117,7 +124,8 @@ class BlockLoader:
         worth = self._worth(tiers, fetch.wanted)
         windows = [self._groups[index] for index in self._trailing]
         hit = longest_hit(windows, worth, partial(self._num_trailing, fetch))
-        return _Plan(hit, hit if hit < len(tiers) else len(hashes), tiers[:hit])
+        limit = hit if hit < len(tiers) else len(hashes)
+        return _Plan(hit, limit, tiers[:hit], range(worth, len(tiers)))
 
     def _worth(self, tiers: Sequence[TierKind], wanted: Wanted) -> int:
         """How many of these leading blocks are cheaper to load than to compute."""
@@ -153,11 +161,12 @@ class BlockLoader:
             runs += [lease(i, self._first(i, end), end) for i in self._trailing]
             usable = min(run.end for run in runs)
             if usable < end or any(run.first > self._first(run.group, end) for run in runs):
-                return _Loaded(num_left=usable)
+                return _Loaded(num_left=usable, told=_told(runs))
             copies = [self._copy(fetch, run, end) for run in runs]
             if not any(run.streams or run.is_late for run in runs):
                 self._observe(copies, self._clock() - started_s)
-        return self._outcome(copies, end)
+            told = _told(runs)
+        return replace(self._outcome(copies, end), told=told)
 
     def _lease(
         self, leases: ExitStack, fetch: _Fetch, group: int, first: int, end: int
@@ -178,7 +187,7 @@ class BlockLoader:
         reached = min(copied.end for copied in copies)
         if reached < end and self._has_windows:
             return _Loaded(num_left=reached)
-        return _Loaded([max(copied.tier(i) for copied in copies) for i in range(reached)])
+        return _Loaded(_tiers(copies, reached))
 
     def _observe(self, copies: Sequence[_Copied], took_s: float) -> None:
         loaded_bytes: Counter[TierKind] = Counter()
@@ -201,3 +210,19 @@ class BlockLoader:
 
     def _keys(self, group: int, hashes: Sequence[BlockHash]) -> BlockKeys:
         return BlockKeys(self._groups[group].layout.fingerprint, hashes)
+
+
+def _tiers(copies: Sequence[_Copied], end: int) -> Sequence[TierKind]:
+    """The slowest of each block. What lies before all windows is not loaded: it counts as if it had
+    come from where the windows begin."""
+    tiers, tier = [], TierKind.HOST
+    for block in reversed(range(end)):
+        loaded = [one.tiers[block - one.first] for one in copies if block >= one.first]
+        tier = max(loaded, default=tier)
+        tiers.append(tier)
+    return tiers[::-1]
+
+
+def _told(runs: Sequence[LeasedRun]) -> dict[int, MissReason]:
+    """Of a block that several groups miss, what the last one says."""
+    return {run.first + index: reason for run in runs for index, reason in run.lease.misses.items()}

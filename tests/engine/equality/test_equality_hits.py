@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 
-from kvstore.tiers.base import TierKind
 from model_runner.load_or_compute import LoadPlanner, Offer
 
 from .bench import Answer, Bench, Lab
@@ -27,16 +26,6 @@ def assert_answer(lab: Lab, bench: Bench, answer: Answer, **hits: int) -> None:
     assert answer.tokens == lab.reference(prompt, ANSWER_TOKENS)
     assert {tier.name: tokens for tier, tokens in answer.hits.items()} == hits
     assert bench.computed() == len(prompt) + ANSWER_TOKENS - 1 - sum(hits.values())
-
-
-def assert_hit(lab: Lab, bench: Bench, answer: Answer, tokens: int, tier: TierKind) -> None:
-    """All of it from one tier; but a model that sees nothing but windows needs only the last blocks
-    from anywhere."""
-    if lab.family.windows_only:
-        assert_found(lab, bench, answer, tokens)
-        assert answer.hits[tier] >= lab.family.window_tokens // BLOCK * BLOCK
-    else:
-        assert_answer(lab, bench, answer, **{tier.name: tokens})
 
 
 def assert_found(lab: Lab, bench: Bench, answer: Answer, hit_tokens: int) -> None:
@@ -76,7 +65,7 @@ def test_disk_hit(lab: Lab, nodes: Nodes) -> None:
     keys = first.keys(PROMPT)
     nodes.disk.wait_for(keys, tier=DISK)
     nodes.disk.drop_from_host(keys)
-    assert_hit(lab, bench, bench.ask(PROMPT), FULL, DISK)
+    assert_answer(lab, bench, bench.ask(PROMPT), DISK=FULL)
 
 
 def test_disk_hit_after_other_blocks_took_the_host_tier(lab: Lab, nodes: Nodes) -> None:
@@ -93,7 +82,7 @@ def test_remote_hit(lab: Lab, nodes: Nodes) -> None:
     first, bench = lab.bench(nodes.near), lab.bench(nodes.far)
     first.ask(PROMPT)
     nodes.far.wait_for(first.keys(PROMPT), tier=REMOTE)
-    assert_hit(lab, bench, bench.ask(PROMPT), FULL, REMOTE)
+    assert_answer(lab, bench, bench.ask(PROMPT), REMOTE=FULL)
     again = lab.bench(nodes.far)
     assert_answer(lab, again, again.ask(PROMPT), HOST=FULL)
 
@@ -109,7 +98,9 @@ def test_a_chain_from_every_tier(lab: Lab, nodes: Nodes) -> None:
     bench.computed()
     answer = bench.ask(PROMPT)
     assert_found(lab, bench, answer, FULL)
-    assert set(answer.hits) == {DEVICE, HOST, DISK}
+    # Where there are windows alone, the last one is all that is loaded; it counts for what precedes.
+    from_host = set() if lab.family.windows_only else {HOST}
+    assert set(answer.hits) == {DEVICE, DISK} | from_host
 
 
 def test_partial_block_hit_on_the_device(lab: Lab) -> None:
@@ -130,7 +121,7 @@ def test_partial_block_hit_elsewhere(lab: Lab, nodes: Nodes) -> None:
     first, bench = lab.bench(nodes.near), lab.bench(nodes.far)
     first.ask(PROMPT)
     nodes.far.wait_for(first.keys(PROMPT), tier=REMOTE)
-    assert_hit(lab, bench, bench.ask(PARTLY), PARTLY_FULL, REMOTE)
+    assert_answer(lab, bench, bench.ask(PARTLY), REMOTE=PARTLY_FULL)
 
 
 class TakesSome(LoadPlanner):
@@ -144,7 +135,7 @@ class TakesSome(LoadPlanner):
         return min(self._num_blocks, len(offer.tiers))
 
 
-@pytest.mark.parametrize("num_blocks", [0, 1, FULL // BLOCK - 1])
+@pytest.mark.parametrize("num_blocks", [0, 5])
 def test_any_part_of_a_hit_is_loaded_and_the_rest_computed(
     lab: Lab, nodes: Nodes, num_blocks: int
 ) -> None:
@@ -155,7 +146,7 @@ def test_any_part_of_a_hit_is_loaded_and_the_rest_computed(
     assert set(answer.hits) <= {HOST}
 
 
-HOLES = [0, 4, FULL // BLOCK - 1]
+HOLES = [4, FULL // BLOCK - 1]
 
 
 def assert_hit_before_the_hole(lab: Lab, bench: Bench, answer: Answer, hole: int) -> None:

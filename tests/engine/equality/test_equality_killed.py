@@ -1,4 +1,4 @@
-"""Every family, when a worker's process is killed in the middle of an answer: another one goes on
+"""Families, when a worker's process is killed in the middle of an answer: another one goes on
 from its tokens, with what it had published."""
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ from .nodes import DEADLINE_S, HOST, REMOTE, Nodes, StoreNode
 PROMPT = make_prompt(38)
 FULL = 36
 CHUNK = 16
+
+
+SOME = pytest.mark.parametrize(
+    "family", ["llama", "mistral-sliding", "gemma3-sliding", "mixtral-moe"], indirect=True
+)
 
 
 class Victim:
@@ -87,6 +92,7 @@ def test_killed_while_answering(lab: Lab, nodes: Nodes) -> None:
     assert bench.computed() == len(PROMPT) + ANSWER_TOKENS - 1 - len(published)
 
 
+@SOME
 def test_killed_while_prefilling(lab: Lab, nodes: Nodes) -> None:
     victim = Victim(lab, nodes.near, StandsStill(before_step=2), prefill=True)
     bench = lab.bench(nodes.near)
@@ -109,6 +115,7 @@ def test_prefill_peer_killed_before_its_hand_off_is_complete(lab: Lab, nodes: No
     assert answer.hits == {}
 
 
+@SOME
 def test_prefill_peer_killed_while_its_blocks_are_read(lab: Lab, nodes: Nodes) -> None:
     """Who waits for what it was writing computes it."""
     victim = Victim(lab, nodes.quiet, StandsStill(before_commit=True), prefill=True)
@@ -122,6 +129,7 @@ def test_prefill_peer_killed_while_its_blocks_are_read(lab: Lab, nodes: Nodes) -
     assert len(PROMPT) + ANSWER_TOKENS - 1 == bench.computed() + answer.hit_tokens
 
 
+@SOME
 def test_prefill_peer_killed_after_its_hand_off(lab: Lab, nodes: Nodes) -> None:
     """What it published is its node's, which lives on: other hosts get it from there."""
     victim = Victim(lab, nodes.near, StandsStill(), prefill=True)
