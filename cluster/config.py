@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -193,8 +193,12 @@ def _holds(values: Mapping[str, Any], path: Sequence[str]) -> bool:
 
 def _accepted(section: Sequence[str]) -> list[str]:
     model: type[BaseModel] = Settings
-    for name in section:
+    names = iter(section)
+    for name in names:
         nested = model.model_fields[name].annotation
+        if get_origin(nested) is dict:  # tables by name: those of any name have the same keys
+            nested = get_args(nested)[1]
+            next(names)
         assert isinstance(nested, type)
         assert issubclass(nested, BaseModel)
         model = nested

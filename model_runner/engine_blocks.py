@@ -40,7 +40,7 @@ class BlockTables:
             GroupBlocks(number, group, pool)
             for number, (group, pool) in enumerate(zip(groups, pools, strict=True))
         ]
-        self._block_size = groups[0].layout.block_size_tokens
+        self.block_size_tokens = groups[0].layout.block_size_tokens
         self._asks_store = asks_store
         self._admitted: list[Request] = []
         self._preempted: list[Sequence[BlockRun]] = []
@@ -70,11 +70,13 @@ class BlockTables:
 
     def extend(self, request: Request, num_tokens: int) -> int:
         start = request.num_computed
-        if start + num_tokens <= self._block_size * min(one.end for one in request.block_tables):
+        if start + num_tokens <= self.block_size_tokens * min(
+            one.end for one in request.block_tables
+        ):
             return num_tokens
         pairs = list(zip(self._groups, request.block_tables, strict=True))
         end_of_room = min(group.end_of_room(table) for group, table in pairs)
-        num_tokens = min(num_tokens, end_of_room * self._block_size - start)
+        num_tokens = min(num_tokens, end_of_room * self.block_size_tokens - start)
         if num_tokens <= 0:
             return 0
         for group, table in pairs:
@@ -159,7 +161,10 @@ class BlockTables:
         if request.bypass_cache:
             return []
         self._extend_hashes(request)
-        first, end = request.num_named, (request.num_computed + num_tokens) // self._block_size
+        first, end = (
+            request.num_named,
+            (request.num_computed + num_tokens) // self.block_size_tokens,
+        )
         return [
             group.completing(table, request.block_hashes, first, end)
             for group, table in zip(self._groups, request.block_tables, strict=True)
@@ -169,7 +174,7 @@ class BlockTables:
         """Name the blocks that became full, with a reference on each for the caller to release, and
         give back those that the window has left."""
         runs = []
-        num_full = request.num_computed // self._block_size
+        num_full = request.num_computed // self.block_size_tokens
         if num_full > request.num_named and not request.bypass_cache:
             self._extend_hashes(request)
             first, request.num_named = request.num_named, num_full
@@ -198,19 +203,19 @@ class BlockTables:
     def _num_usable(self, request: Request) -> int:
         if not request.reads_cache:
             return 0
-        return min((len(request) - 1) // self._block_size, len(request.block_hashes))
+        return min((len(request) - 1) // self.block_size_tokens, len(request.block_hashes))
 
     def _blocks_for(self, num_tokens: int) -> int:
-        return -(-num_tokens // self._block_size)
+        return -(-num_tokens // self.block_size_tokens)
 
     def _extend_hashes(self, request: Request) -> None:
         known = len(request.block_hashes)
-        if request.bypass_cache or len(request) // self._block_size == known:
+        if request.bypass_cache or len(request) // self.block_size_tokens == known:
             return
         request.block_hashes += block_hashes(
             request.identity_root,
-            request.token_ids[known * self._block_size :],
-            self._block_size,
+            request.token_ids[known * self.block_size_tokens :],
+            self.block_size_tokens,
             parent=request.block_hashes[-1] if known else None,
         )
 
@@ -218,7 +223,7 @@ class BlockTables:
         """Note that the next blocks are there. What a preempted request finds again is no hit."""
         for tier in tiers:
             start = request.num_computed
-            request.num_computed += self._block_size
+            request.num_computed += self.block_size_tokens
             request.num_named += 1
             hit = min(request.num_computed, request.num_prompt_tokens) - start
             if hit > 0 and request.num_preemptions == 0:

@@ -185,7 +185,9 @@ class EngineCore:
         for twin in self._twins.computed(live.request):
             self._scheduler.add(twin)
         live.request.token_ids.append(result.sampled.token_id)
-        output = live.output(result.sampled, self._model.eos_token_ids)
+        output = live.output(
+            result.sampled, self._model.eos_token_ids, self._blocks.block_size_tokens
+        )
         if output.first is not None:
             self._meter.answered(output.first.hit_tokens)
         if output.finish_reason is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from kvstore.core.errors import KVStoreError
 from kvstore.tiers.base import TierKind
+from model_runner.misses import Miss
 from model_runner.sampling.logprobs import TokenLogprobs
 from model_runner.step_meter import StepStatistics
 from model_runner.types import FinishReason
@@ -22,6 +23,8 @@ class FirstOutput:
     """Waited before the first computation, loads included."""
     compute_s: float
     """Of model steps that the request took part in."""
+    missed_blocks: Mapping[Miss, int] = field(default_factory=dict)
+    """Full blocks of the prompt that were computed, by the one reason of each."""
 
 
 @dataclass(frozen=True, slots=True)

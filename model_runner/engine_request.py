@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kvstore.core.errors import ResourceExhaustedError, UnavailableError
 from kvstore.core.ids import RequestId
 from model_runner.engine_output import Emit, EngineOutput, FirstOutput
+from model_runner.misses import prompt_misses
 from model_runner.sampling.logprobs import TokenLogprobs
 from model_runner.sampling.sampler import SampledToken
 from model_runner.types import FinishReason, Request
@@ -36,9 +37,11 @@ class LiveRequest:
             self.queue_s = started_s - self.request.arrived_s
         self.compute_s += took_s
 
-    def output(self, sampled: SampledToken, eos_token_ids: Set[int]) -> EngineOutput:
+    def output(
+        self, sampled: SampledToken, eos_token_ids: Set[int], block_size_tokens: int
+    ) -> EngineOutput:
         """News of the token that was just appended."""
-        first = None if self.told_first else self._first()
+        first = None if self.told_first else self._first(block_size_tokens)
         self.told_first = True
         return EngineOutput(
             token_ids=(sampled.token_id,),
@@ -55,9 +58,10 @@ class LiveRequest:
         if new:
             self.emit(EngineOutput(prompt_logprobs=new))
 
-    def _first(self) -> FirstOutput:
+    def _first(self, block_size_tokens: int) -> FirstOutput:
         assert self.queue_s is not None
-        return FirstOutput(dict(self.request.hit_tokens), self.queue_s, self.compute_s)
+        missed = prompt_misses(self.request, block_size_tokens)
+        return FirstOutput(dict(self.request.hit_tokens), self.queue_s, self.compute_s, missed)
 
 
 def finish_reason(request: Request, eos_token_ids: Set[int]) -> FinishReason | None:

@@ -12,7 +12,7 @@ from model_runner.attention import OnLayer
 from model_runner.engine_blocks import BlockTables
 from model_runner.engine_output import EngineOutput, EngineStatistics
 from model_runner.engine_request import LiveRequest, LiveRequests
-from model_runner.store import BlockRun, LayerWriter, Published, StoreConnector
+from model_runner.store import BlockRun, LayerWriter, Published, StoreConnector, Wanted
 from model_runner.types import Chunk, Request
 
 Post = Callable[[Callable[[], None]], None]
@@ -68,9 +68,10 @@ class StoreTraffic:
         """Admitted. The store may have evicted what is here, and have what is not here."""
         self._publish([(self._live_of(request), self._blocks.hits(request))])
         if request.loading:
+            wanted = self._blocks.wanted(request)
             self._store.fetch(
-                self._blocks.wanted(request),
-                lambda tiers: self._post(partial(self._loaded, request, tiers)),
+                wanted,
+                lambda tiers: self._post(partial(self._loaded, request, wanted, tiers)),
             )
 
     def follow(self, chunks: Sequence[Chunk]) -> OnLayer | None:
@@ -152,10 +153,12 @@ class StoreTraffic:
         assert live is not None
         return live
 
-    def _loaded(self, request: Request, tiers: Sequence[TierKind]) -> None:
+    def _loaded(self, request: Request, wanted: Wanted, tiers: Sequence[TierKind]) -> None:
         self._blocks.loaded(request, tiers)
         if request.num_preemptions:
             self._loaded_back_blocks += len(tiers)
+        else:
+            request.missed_blocks = wanted.missed
         if self._live.get(request.request_id) is None:  # cancelled meanwhile
             self._blocks.release(request)
 

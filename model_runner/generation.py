@@ -96,6 +96,8 @@ def _add_first(chunk: wire.GenerateChunk, first: FirstOutput) -> None:
     chunk.hit_tokens.host = hits.get(TierKind.HOST, 0)
     chunk.hit_tokens.disk = hits.get(TierKind.DISK, 0)
     chunk.hit_tokens.remote = hits.get(TierKind.REMOTE, 0)
+    for reason, blocks in first.missed_blocks.items():
+        chunk.missed_blocks[reason] = blocks
     chunk.queue_s = first.queue_s
     chunk.compute_s = first.compute_s
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from kvstore.core.ids import BlockHash
 from kvstore.tiers.base import TierKind
+from model_runner.misses import Miss
 
 Fetched = Callable[[Sequence[TierKind]], None]
 """Takes the tiers that the leading blocks came from: that many are in the device tier now."""
@@ -40,6 +41,9 @@ class Wanted:
     """How many blocks are on the device, before these."""
     num_tokens: int
     """Of the request: what is not loaded has to be computed up to here."""
+    missed: list[Miss] = field(default_factory=list)
+    """Filled by the connector before it calls back: why each of those after the loaded ones was
+    not."""
 
 
 class LayerWriter(Protocol):
@@ -98,6 +102,7 @@ class NullStore:
     enabled = False
 
     def fetch(self, wanted: Wanted, done: Fetched) -> None:
+        wanted.missed.extend([Miss.NO_STORE] * len(wanted.hashes))
         done([])
 
     def publish(self, runs: Sequence[BlockRun], done: Published) -> bool:

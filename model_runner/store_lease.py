@@ -91,7 +91,10 @@ class LeasedRun:
                 break
             try:
                 self.lease.check(block)
-            except (ChecksumError, LeaseExpiredError):
+            except (ChecksumError, LeaseExpiredError) as error:
+                corrupt = isinstance(error, ChecksumError)
+                reason = MissReason.CORRUPT if corrupt else MissReason.LATE
+                self.lease.misses[block.index] = reason
                 break
             tiers.append(block.tier)
         return tiers

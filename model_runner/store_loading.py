@@ -112,7 +112,7 @@ class BlockLoader:
             plan = _Plan(loaded.num_left, loaded.num_left)
         rest = range(len(loaded.tiers), len(wanted.hashes))
         wanted.missed.extend(missed_blocks(rest, loaded.told, cheaper))
-        return loaded.tiers
+        return list(loaded.tiers)
 
     def _plan(self, fetch: _Fetch) -> _Plan:
         """All that is asked for, if there is nothing to choose."""

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from kvstore.client.deadline import Deadline
 from kvstore.client.sync import SyncClient
+from kvstore.core.errors import DeadlineExceededError
 from kvstore.core.ports import Clock
 from kvstore.tiers.base import TierKind
 from kvstore.tiers.device.cache import DeviceCache
 from model_runner.kv_groups import KVGroup
 from model_runner.load_or_compute import LoadPlanner
+from model_runner.misses import Miss
 from model_runner.store import BlockRun, Fetched, LayerWriter, Published, Wanted
 from model_runner.store_loading import BlockLoader
 from model_runner.store_publishing import Publisher
@@ -110,14 +112,20 @@ class NodeStore:
 
     def _fetch(self, wanted: Wanted, deadline: Deadline, done: Fetched) -> None:
         tiers: Sequence[TierKind] = []
+        reason = Miss.NO_STORE
         try:
             client = self._session.client() if self._session.guard.may_read else None
+            if client is not None:
+                reason = Miss.LATE
             if client is not None and deadline.left_s:  # earlier fetches may have taken it all
                 tiers = self._loader.load(client, wanted, deadline)
                 self._session.guard.succeeded()
         except Exception as error:  # the boundary of a thread: no store, no hit
             self._session.guard.failed("fetch", error)
+            reason = Miss.LATE if isinstance(error, DeadlineExceededError) else Miss.FAILED
         with self._lock:
             self._fetched += len(tiers)
             self._missed += len(wanted.hashes) - len(tiers)
+        unsaid = len(wanted.hashes) - len(tiers) - len(wanted.missed)
+        wanted.missed.extend([reason] * unsaid)
         done(tiers)

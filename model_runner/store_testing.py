@@ -11,6 +11,7 @@ from kvstore.tiers.base import TierKind
 from kvstore.tiers.device.cache import DeviceCache
 from kvstore.tiers.device.copying import LayerSpan
 from model_runner.kv_groups import KVGroup
+from model_runner.misses import Miss
 from model_runner.store import BlockRun, Fetched, LayerWriter, Published, Wanted
 from model_runner.store_hits import longest_hit
 
@@ -51,7 +52,12 @@ class MemoryStore:
         return self.fate is not Fate.DIES or self.now < self.dies_at_step
 
     def fetch(self, wanted: Wanted, done: Fetched) -> None:
-        self.later(lambda: done(self._load(wanted)))
+        def answer() -> None:
+            tiers = self._load(wanted)
+            wanted.missed.extend([Miss.NEVER_STORED] * (len(wanted.hashes) - len(tiers)))
+            done(tiers)
+
+        self.later(answer)
 
     def publish(self, runs: Sequence[BlockRun], done: Published) -> bool:
         if not self._takes():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from kvstore.core.ids import BlockHash, RequestId
 from kvstore.tiers.base import TierKind
 from model_runner.kv_groups import BlockTable
+from model_runner.misses import Miss
 
 if TYPE_CHECKING:
     from model_runner.sampling.state import SamplingState
@@ -89,6 +90,8 @@ class Request:
     """The store is being asked for its blocks: it must neither be computed nor lose its blocks."""
     hit_tokens: dict[TierKind, int] = field(default_factory=dict)
     """Prompt tokens that were not computed, by the tier that they came from."""
+    missed_blocks: list[Miss] = field(default_factory=list)
+    """Why the store did not bring those that follow the hits, in their order."""
     num_preemptions: int = 0
     prompt_told: bool = False
     """The log probabilities of its whole prompt were told: it needs them no more."""

@@ -109,6 +109,11 @@ class Worker:
     def model(self) -> ServedModel:
         return self._model
 
+    @property
+    def alive(self) -> bool:
+        """False once a defect has ended the engine, or while it stops: it takes nothing more."""
+        return self._engine.alive
+
     def load(self) -> EngineLoad:
         return self._engine.load()
 

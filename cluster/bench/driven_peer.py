@@ -67,6 +67,11 @@ class DrivenPeer:
     def go_on(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)
 
+    def kill(self) -> None:
+        """As a crash would end it: it answers no more."""
+        self._process.kill()
+        self._process.wait()
+
     @property
     def _driver(self) -> str:
         assert isinstance(self._process.args, list)

@@ -19,7 +19,14 @@ BENCHMARKS: Mapping[str, tuple[str, ...]] = {
     "disk": ("disk:disk",),
     "evict": ("evict:evict",),
     "codecs": ("codecs:codecs",),
-    "index": ("index_dynamo:index_dynamo",),
+    "index": (
+        "index_dynamo:index_dynamo",
+        "index_memory:index_memory",
+        "index_decision:index_decision",
+        "index_recovery:index_recovery",
+        "index_route:index_route",
+    ),
+    "simulator": ("simulator:simulator",),
     "engine": (
         "engine_decode:engine_decode",
         "engine_vllm:engine_vllm",

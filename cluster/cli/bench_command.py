@@ -37,7 +37,8 @@ def bench(
         typer.Option(
             metavar="NAME=PATH",
             help="Measure a peer beside it. Repeatable. mooncake=PYTHON: the interpreter of the "
-            "environment that Mooncake is installed in; vllm=PYTHON likewise. redis=SERVER: a "
+            "environment that Mooncake is installed in; vllm=PYTHON and dynamo=PYTHON likewise. "
+            "redis=SERVER: a "
             "redis-server, of which a private one is started.",
         ),
     ] = None,
@@ -120,8 +121,8 @@ def _peers(assignments: list[str]) -> dict[str, Path]:
         if not equals or not Path(path).is_file():
             raise ConfigurationError(
                 f"--peer {assignment}: write mooncake=PYTHON, the interpreter of the environment "
-                "that Mooncake is installed in, vllm=PYTHON likewise, or redis=SERVER, the path of "
-                "a redis-server"
+                "that Mooncake is installed in, vllm=PYTHON or dynamo=PYTHON likewise, or "
+                "redis=SERVER, the path of a redis-server"
             )
         peers[name] = Path(path)
     return peers

@@ -15,6 +15,8 @@ from cluster.cli import (
     inspect_command,
     process_commands,
     security_commands,
+    simulate_command,
+    why_command,
 )
 from kvstore.core.errors import KVStoreError
 
@@ -33,6 +35,8 @@ process_commands.add_to(app)
 inspect_command.add_to(app)
 bench_command.add_to(app)
 security_commands.add_to(app)
+simulate_command.add_to(app)
+why_command.add_to(app)
 
 
 def _show_version(asked: bool) -> None:

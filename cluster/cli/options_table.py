@@ -19,6 +19,7 @@ from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
 from cluster.config import ENV_DELIMITER, ENV_PREFIX, Settings
+from cluster.gateway.config import TenantConfig
 
 INTRODUCTION = """\
 # Configuration
@@ -46,6 +47,7 @@ TYPE_NAMES = {
     Path: "path",
     ByteSize: "size",
     dict[str, ByteSize]: "sizes by name",
+    dict[str, TenantConfig]: "tables by name",
 }
 BOUNDS = {Ge: "≥ {.ge}", Gt: "> {.gt}", Le: "≤ {.le}"}
 

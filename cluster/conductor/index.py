@@ -1,104 +1,114 @@
 """Prefix index: which members hold a block in which tier, and how long a prefix each can use.
 
-Members are small integers, a set of members an int with one bit each. Blocks held alike share one
-`Holders` object, so that a walk along a prompt only stops where the holders change:
+Members are small integers, a set of members an int with one bit each. Blocks that follow one
+another in a prompt are kept together in runs, and compared with another prompt all at once:
 
-    blocks    0  1  2  3  4  5 | 6  7 | 8        Holders   A A A A A A | B B | None
-    worker 0  █  █  █  █  █  █ | █  █ |          alive     {0,1}       | {0} | {}
-    worker 1  █  █  █  █  █  █ |      |          prefix    0 → 8, 1 → 6
+    prompt    0  1  2  3  4  5  6  7  8        two runs, and nobody has block 8
+    runs     [A  A  A  A  A  A  B  B][C] -     A, B, C: who holds the blocks
+    worker 0  █  █  █  █  █  █  █  █           alive     {0,1}       | {0} | {}
+    worker 1  █  █  █  █  █  █                 prefix    0 → 8, 1 → 6
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
-from weakref import WeakValueDictionary
+from collections.abc import Mapping, Sequence, Set
 
+from cluster.conductor.holders import EXPECTED, NOBODY, Place, Slot, bits, place_of
+from cluster.conductor.matching import Match, PrefixGroup, TierBlocks, Walk
+from cluster.conductor.routing_keys import RoutingKeys
+from cluster.conductor.run_table import RunTable
+from cluster.conductor.runs import RUN_BLOCKS_MAX, Run
 from kvstore.core.ids import RoutingKey
 from kvstore.tiers.base import TierKind
 
-EXPECTED = 0
-"""Stands beside the tiers: blocks that a worker was just asked to compute. Counts as device."""
+__all__ = ["EXPECTED", "Match", "PrefixGroup", "PrefixIndex", "Slot", "TierBlocks", "bits"]
 
-Slot = int
-"""Place of a member in the bit sets."""
+BLOCKS_MAX = 1 << 24
+"""About 2 GB."""
 
-_TIERS = (EXPECTED, TierKind.DEVICE, TierKind.HOST, TierKind.DISK)
-
-
-class Holders:
-    """Who holds a block, as one bit set for each of `_TIERS`. Interned: equal means identical."""
-
-    __slots__ = ("__weakref__", "device", "nodes", "sets")
-
-    def __init__(self, sets: tuple[int, ...]) -> None:
-        self.sets = sets
-        self.device = sets[EXPECTED] | sets[TierKind.DEVICE]
-        self.nodes = sets[TierKind.HOST] | sets[TierKind.DISK]
-
-
-class TierBlocks(NamedTuple):
-    """Blocks of a worker's usable prefix, by the fastest tier that has each."""
-
-    device: int = 0
-    host: int = 0
-    disk: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.device + self.host + self.disk
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    prefixes: Mapping[Slot, TierBlocks]
-    """Of every candidate with a prefix of at least one block."""
-    on_nodes: int
-    """Leading blocks that some node, whichever, has in its host or disk tier."""
+_PIECES = 8
+"""A prompt that lies in more runs than this, beyond those that its length takes, is laid out anew:
+blocks of an answer come one by one."""
 
 
 class PrefixIndex:
-    """Pure state of one owner. Verbs are idempotent; a batch costs about 0.3 us a block."""
+    """Pure state of one owner. Verbs are idempotent.
 
-    def __init__(self) -> None:
-        self._holders: dict[RoutingKey, Holders] = {}
-        self._interned: WeakValueDictionary[tuple[int, ...], Holders] = WeakValueDictionary()
-        self._held: dict[tuple[Slot, int], set[RoutingKey]] = {}
+    Bounded by `blocks_max`: beyond it the runs go that nobody has stored into for longest. What is
+    forgotten so looks as if nobody had it, until somebody stores it again: it costs a worse
+    placement, nothing else.
+    A batch that is in runs already costs 1 us a run and change of holders; a new block 0.2 us.
+    """
+
+    def __init__(self, blocks_max: int = BLOCKS_MAX) -> None:
+        assert blocks_max >= 1
+        self._blocks_max = blocks_max
+        self._runs = RunTable()
+        self._replicas: dict[Place, int] = {}
+        self._shed = 0
+        self.late_events = 0
+        """That its feeds dropped."""
 
     def __len__(self) -> int:
         """Distinct blocks."""
-        return len(self._holders)
+        return len(self._runs)
+
+    @property
+    def shed_blocks(self) -> int:
+        """Forgotten for want of room, so far."""
+        return self._shed
 
     def stored(self, slot: Slot, tier: int, keys: Sequence[RoutingKey]) -> None:
-        assert tier in _TIERS
-        held = self._held.setdefault((slot, tier), set())
-        added = set(keys).difference(held)
-        held |= added
-        self._flip_all(slot, tier, added)
+        place, keys = place_of(slot, tier), RoutingKeys.of(keys)
+        pieces = added = 0
+        for run, offset, start, end in self._runs.pieces(keys):
+            pieces += 1
+            if run is None:
+                added += self._runs.add(keys[start:end], place)
+            else:
+                added += self._add(run, offset, offset + end - start, place)
+        if added:
+            self._replicas[place] = self._replicas.get(place, 0) + added
+        if pieces > _PIECES + 2 * len(keys) // RUN_BLOCKS_MAX:
+            self._runs.rejoin(keys)
+        while len(self._runs) > self._blocks_max:
+            self._shed_oldest()
 
     def removed(self, slot: Slot, tier: int, keys: Sequence[RoutingKey]) -> None:
-        assert tier in _TIERS
-        held = self._held.get((slot, tier))
-        if held is None:
+        place = place_of(slot, tier)
+        if place not in self._replicas:
             return
-        gone = held.intersection(keys)
-        held -= gone
-        self._flip_all(slot, tier, gone)
+        for run, ranges in self._runs.ranges(RoutingKeys.of(keys)).items():
+            self._remove(run, ranges, place)
 
     def cleared(self, slot: Slot, tier: int) -> None:
-        held = self._held.pop((slot, tier), None)
-        if held is not None:
-            self._flip_all(slot, tier, held)
+        for run in self._runs.at(place_of(slot, tier)):
+            self._remove(run, [(0, len(run))], place_of(slot, tier))
 
     def forget(self, slot: Slot) -> None:
-        for tier in _TIERS:
+        for tier in TierKind.DEVICE, TierKind.HOST, TierKind.DISK, EXPECTED:
             self.cleared(slot, tier)
+
+    def runs(self) -> list[Run]:
+        """All that is known, oldest first; not to be changed. Blocks come into a run when it is
+        made, and leave it as they go."""
+        return self._runs.runs()
+
+    def held(self, slot: Slot, tier: int) -> Set[RoutingKey]:
+        """What a member holds in a tier. Takes as long as that is much."""
+        place = place_of(slot, tier)
+        return {
+            key
+            for run in self._runs.at(place)
+            for start, end, holders in run.stretches(0, len(run))
+            if holders.has(place)
+            for key in RoutingKeys(run.packed)[start:end]
+        }
 
     def blocks_of(self, slot: Slot) -> int:
         """Replicas known at this member, in all its tiers."""
         tiers = (TierKind.DEVICE, TierKind.HOST, TierKind.DISK)
-        return sum(len(self._held.get((slot, tier), ())) for tier in tiers)
+        return sum(self._replicas.get(place_of(slot, tier), 0) for tier in tiers)
 
     def match(
         self, keys: Sequence[RoutingKey], candidates: int, workers_of: Mapping[Slot, int]
@@ -109,113 +119,47 @@ class PrefixIndex:
         `workers_of[node]` is the bit set of that node's workers. A prefix ends at the first block
         that the worker cannot use, whatever it has of the later ones.
         """
-        walk = _Walk(candidates, workers_of)
-        last: object = self  # differs from all holders, and from None
-        for position, holders in enumerate(map(self._holders.get, keys)):
-            if holders is last:
-                continue
-            if holders is None or not walk.step(position, holders):
-                return walk.end(position)
-            last = holders
-        return walk.end(len(keys))
+        keys = RoutingKeys.of(keys)
+        walk = Walk(candidates, workers_of)
+        position, blocks = 0, len(keys)
+        while position < blocks:
+            piece = self._runs.find(keys, position)
+            if piece is None:
+                break
+            assert piece.run is not None
+            for start, _, holders in piece.run.stretches(piece.offset, piece.offset + piece.blocks):
+                if not walk.step(position + start - piece.offset, holders):
+                    return walk.end(position + start - piece.offset)
+            position = piece.end
+        return walk.end(position)
 
-    def _flip_all(self, slot: Slot, tier: int, keys: Iterable[RoutingKey]) -> None:
-        """Set one member's bit where it is clear, clear it where it is set. No key comes twice."""
-        bit = 1 << slot
-        holders, get = self._holders, self._holders.get
-        changed: dict[Holders | None, Holders | None] = {}
-        for key in keys:
-            old = get(key)
-            try:
-                new = changed[old]
-            except KeyError:
-                new = changed[old] = self._flip(old, tier, bit)
-            if new is None:
-                del holders[key]
-            else:
-                holders[key] = new
+    def _add(self, run: Run, start: int, end: int, place: Place) -> int:
+        """Returns how many of these blocks the member did not have there."""
+        added = run.change(start, end, lambda holders: holders.with_(place))
+        self._runs.hold(run, place)
+        return added
 
-    def _flip(self, old: Holders | None, tier: int, bit: int) -> Holders | None:
-        sets = list(old.sets) if old is not None else [0] * len(_TIERS)
-        sets[tier] ^= bit
-        if not any(sets):
-            return None
-        key = tuple(sets)
-        holders = self._interned.get(key)
-        if holders is None:
-            holders = self._interned[key] = Holders(key)
-        return holders
+    def _remove(self, run: Run, ranges: Sequence[tuple[int, int]], place: Place) -> None:
+        """Blocks that nobody has then go."""
+        removed = 0
+        for start, end in ranges:
+            removed += run.change(start, end, lambda holders: holders.without(place))
+        if not removed:
+            return
+        self._count_off(place, removed)
+        self._runs.let_go(run, place)
+        if NOBODY in run.held:
+            self._runs.trim(run)
 
+    def _count_off(self, place: Place, blocks: int) -> None:
+        self._replicas[place] -= blocks
+        if not self._replicas[place]:
+            del self._replicas[place]
 
-class _Walk:
-    """Follows the candidates along a prompt, in groups of those that had the same fate so far.
-
-    Costs something only where the holders change, and then as much as there are groups: few, for
-    most candidates have nothing beyond a shared beginning.
-    """
-
-    def __init__(self, candidates: int, workers_of: Mapping[Slot, int]) -> None:
-        self._workers_of = workers_of
-        self._groups = [_Group(candidates, TierBlocks(), 0, 0)] if candidates else []
-        self._prefixes: dict[Slot, TierBlocks] = {}
-        self._on_nodes: int | None = None
-
-    def step(self, position: int, holders: Holders) -> bool:
-        """From `position` on blocks are held thus. False when nobody's prefix can grow further."""
-        if self._on_nodes is None and not holders.nodes:
-            self._on_nodes = position
-        host = self._workers(holders.sets[TierKind.HOST])
-        disk = self._workers(holders.sets[TierKind.DISK])
-        groups, self._groups = self._groups, []
-        for group in groups:
-            blocks = group.blocks_at(position)
-            rest = group.workers
-            for tier, usable in enumerate((holders.device, host, disk)):
-                if workers := rest & usable:
-                    self._groups.append(_Group(workers, blocks, tier, position))
-                    rest ^= workers
-            self._finish(rest, blocks)
-        return bool(self._groups) or self._on_nodes is None
-
-    def end(self, position: int) -> Match:
-        """The walk ended before `position`."""
-        for group in self._groups:
-            self._finish(group.workers, group.blocks_at(position))
-        return Match(self._prefixes, position if self._on_nodes is None else self._on_nodes)
-
-    def _finish(self, workers: int, blocks: TierBlocks) -> None:
-        if workers and any(blocks):
-            self._prefixes.update(dict.fromkeys(bits(workers), blocks))
-
-    def _workers(self, nodes: int) -> int:
-        workers = 0
-        for node in bits(nodes):
-            workers |= self._workers_of.get(node, 0)
-        return workers
-
-
-@dataclass(slots=True)
-class _Group:
-    """Workers that read from the same tier since the same block."""
-
-    workers: int
-    before: TierBlocks
-    tier: int
-    """Which field of `TierBlocks` the blocks since then count in."""
-    since: int
-
-    def blocks_at(self, position: int) -> TierBlocks:
-        counts = list(self.before)
-        counts[self.tier] += position - self.since
-        return TierBlocks(*counts)
-
-
-def bits(members: int) -> list[Slot]:
-    """The members of a set, ascending."""
-    digits = f"{members:b}"[::-1]
-    found = []
-    slot = digits.find("1")
-    while slot >= 0:
-        found.append(slot)
-        slot = digits.find("1", slot + 1)
-    return found
+    def _shed_oldest(self) -> None:
+        run = self._runs.oldest()
+        for start, end, holders in run.stretches(0, len(run)):
+            for place in holders.places():
+                self._count_off(place, end - start)
+        self._shed += len(run)
+        self._runs.drop(run)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cluster.conductor.members import Record
+from cluster.conductor.past import Past
+from cluster.conductor.prospects import LinkUse
 from cluster.conductor.types import Candidate, Request
 from kvstore.core.ids import MemberId, RequestId
 from kvstore.core.layout import KVLayout
@@ -18,13 +21,29 @@ class InFlight:
     """Who computes the prompt: the prefill worker, or the decode worker without one."""
     decoder: Record
     predicted: Candidate
-    batch: int
-    """Sequences in the decode worker's batch, this one included."""
+    itl_s: float
+    """Predicted at the decode worker."""
     blocks: int
-    """Device blocks that it needs at the decode worker."""
+    """Device blocks that it is expected to need at the decode worker."""
+    tokens: float
+    """That it is expected to hold there, on average."""
+    answer_tokens: float
+    """Expected length of its answer."""
     placed_s: float
+    joins_s: float
+    """When it is expected to begin decoding."""
+    leaves_s: float
+    """And to end."""
+    transfers: Sequence[LinkUse]
+    before: Past
+    """Of the decode worker, when it was placed."""
     avoid: frozenset[MemberId]
     """Workers that it was on before: routed again, it failed there."""
+
+    @property
+    def computed_tokens(self) -> int:
+        """Of the prompt, as expected."""
+        return max(1, self.request.prompt_tokens - self.predicted.cached_tokens)
 
 
 class InFlightTable:
@@ -37,46 +56,29 @@ class InFlightTable:
         self._max_requests = max_requests
         self._max_age_s = max_age_s
         self._requests: dict[RequestId, InFlight] = {}
-        self._sequences: dict[MemberId, int] = {}
-        self._blocks: dict[MemberId, int] = {}
 
     def __len__(self) -> int:
         return len(self._requests)
+
+    def __iter__(self) -> Iterator[InFlight]:
+        return iter(self._requests.values())
+
+    def get(self, request_id: RequestId) -> InFlight | None:
+        return self._requests.get(request_id)
 
     def add(self, placed: InFlight) -> list[InFlight]:
         """Returns those given up for it."""
         assert placed.request.request_id not in self._requests
         self._requests[placed.request.request_id] = placed
-        self._count(placed, 1)
         given_up = []
         while len(self._requests) > self._max_requests or self._oldest_before(
             placed.placed_s - self._max_age_s
         ):
-            given_up.append(self._pop(next(iter(self._requests))))
+            given_up.append(self._requests.pop(next(iter(self._requests))))
         return given_up
 
     def pop(self, request_id: RequestId) -> InFlight | None:
-        return self._pop(request_id) if request_id in self._requests else None
-
-    def sequences(self, member_id: MemberId) -> int:
-        """Placed on this worker for decoding."""
-        return self._sequences.get(member_id, 0)
-
-    def blocks(self, member_id: MemberId) -> int:
-        """That those need."""
-        return self._blocks.get(member_id, 0)
-
-    def _pop(self, request_id: RequestId) -> InFlight:
-        placed = self._requests.pop(request_id)
-        self._count(placed, -1)
-        return placed
+        return self._requests.pop(request_id, None)
 
     def _oldest_before(self, moment_s: float) -> bool:
         return next(iter(self._requests.values())).placed_s < moment_s
-
-    def _count(self, placed: InFlight, sign: int) -> None:
-        decoder = placed.decoder.member.member_id
-        for counts, amount in ((self._sequences, 1), (self._blocks, placed.blocks)):
-            counts[decoder] = counts.get(decoder, 0) + sign * amount
-            if not counts[decoder]:
-                del counts[decoder]

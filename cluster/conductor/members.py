@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cluster.conductor.cost import CostModel, WorkerCost
+from cluster.conductor.columns import Columns, Field
+from cluster.conductor.cost import FleetCost, Kind, PrefillWork
 from cluster.conductor.index import Slot
-from cluster.conductor.queue import Backlog
+from cluster.conductor.past import Past
+from cluster.conductor.prediction_error import PredictionError
 from cluster.conductor.types import Load, Member, Role
+from cluster.conductor.view import ModelView
 from kvstore.core.errors import (
     IdentityMismatchError,
     InvalidArgumentError,
@@ -16,38 +19,28 @@ from kvstore.core.errors import (
 )
 from kvstore.core.ids import MemberId
 from kvstore.core.ports import Clock
+from kvstore.core.regression import LinearState
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Record:
-    """One member as the conductor keeps it."""
+    """One member as the conductor keeps it; numbers that predictions need are in the columns."""
 
     slot: Slot
     member: Member
     epoch: int
     heard_s: float
-    cost: WorkerCost
-    backlog: Backlog
+    cost: FleetCost
+    """Of its model."""
     load: Load
     draining: bool = False
-    routed: int = 0
-    """Requests that it was given to prefill."""
+    ttft_error: PredictionError = field(default_factory=PredictionError)
+    itl_error: PredictionError = field(default_factory=PredictionError)
+    past: Past = field(default_factory=Past)
 
     def is_just(self, member: Member, epoch: int) -> bool:
         """Whether registering so would change nothing."""
         return not self.draining and (self.member, self.epoch) == (member, epoch)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    """The workers of one model that take requests, in order of member id."""
-
-    prefills: tuple[Record, ...]
-    decodes: tuple[Record, ...]
-    workers: int
-    """Bit set of both."""
-    workers_of: Mapping[Slot, int]
-    """For each node that has any of them: their bit set."""
 
 
 class MemberTable:
@@ -57,7 +50,8 @@ class MemberTable:
         self._clock = clock
         self._records: dict[MemberId, Record] = {}
         self._free_slots: list[Slot] = []
-        self._fleets: dict[str, CostModel] = {}
+        self._fleets: dict[str, FleetCost] = {}
+        self.columns = Columns()
         self._views: dict[str, ModelView] = {}
 
     def __len__(self) -> int:
@@ -78,15 +72,14 @@ class MemberTable:
                 " is registered; give each member its own id and each start a larger epoch"
             )
         self._check_identity(member)
-        record = Record(
-            slot=known.slot if known is not None else self._new_slot(),
-            member=member,
-            epoch=epoch,
-            heard_s=self._clock(),
-            cost=self._cost(member, known),
-            backlog=Backlog(),
-            load=Load(),
-        )
+        if known is not None and _model_name(known.member) != _model_name(member):
+            self.remove(known)
+            known = None
+        slot = known.slot if known is not None else self._new_slot()
+        self.columns.clear(slot)
+        fleet = self._fleets.setdefault(_model_name(member), FleetCost(self.columns))
+        fleet.add(slot)
+        record = Record(slot, member, epoch, self._clock(), fleet, Load())
         self._records[member.member_id] = record
         self._views.clear()
         return record
@@ -98,12 +91,15 @@ class MemberTable:
             raise SessionExpiredError(f"member {member_id!r} is not registered; register again")
         record.heard_s = self._clock()
         record.load = load
+        self._report(record)
         return record
 
     def remove(self, record: Record) -> None:
         del self._records[record.member.member_id]
         self._free_slots.append(record.slot)
         self._views.clear()
+        record.cost.remove(record.slot)
+        self.columns.clear(record.slot)
         name = _model_name(record.member)
         if not any(_model_name(other.member) == name for other in self):
             self._fleets.pop(name, None)
@@ -127,27 +123,36 @@ class MemberTable:
             view = self._views[model] = self._view(model)
         return view
 
+    def learned(self) -> Mapping[str, Mapping[Kind, LinearState]]:
+        """Of the workers of each model together."""
+        return {name: fleet.learned() for name, fleet in self._fleets.items()}
+
+    def restore(self, learned: Mapping[str, Mapping[Kind, LinearState]]) -> None:
+        """Of models that have workers here. Raises InvalidArgumentError for what is no state."""
+        for name, states in learned.items():
+            if name in self._fleets:
+                self._fleets[name].restore(states)
+
     def _view(self, model: str) -> ModelView:
-        workers = sorted(
-            (r for r in self if not r.draining and r.member.model and r.member.model.name == model),
-            key=lambda record: record.member.member_id,
-        )
-        nodes = {
-            record.member.node_id: record.slot
-            for record in self
-            if record.member.role is Role.NODE and not record.draining
-        }
-        workers_of: dict[Slot, int] = {}
-        for worker in workers:
-            node = nodes.get(worker.member.node_id)
-            if node is not None:
-                workers_of[node] = workers_of.get(node, 0) | 1 << worker.slot
-        return ModelView(
-            prefills=tuple(r for r in workers if r.member.role is Role.PREFILL),
-            decodes=tuple(r for r in workers if r.member.role is Role.DECODE),
-            workers=sum(1 << worker.slot for worker in workers),
-            workers_of=workers_of,
-        )
+        active = [record for record in self if not record.draining]
+        workers = [
+            (record.slot, record.member)
+            for record in active
+            if record.member.model and record.member.model.name == model
+        ]
+        nodes = {r.member.node_id: r.slot for r in active if r.member.role is Role.NODE}
+        return ModelView(workers, nodes)
+
+    def _report(self, record: Record) -> None:
+        """Into the columns. Its waiting prompts are taken to be of equal length, and uncached."""
+        load, slot = record.load, record.slot
+        prompts = max(1, load.waiting)
+        each = load.waiting_tokens // prompts
+        work_s = prompts * record.cost.predict(slot, PrefillWork(each, each)) if each else 0.0
+        self.columns.report(slot, record.heard_s, load.running + load.waiting, work_s)
+        if load.total_blocks:
+            self.columns.values[Field.FREE_BLOCKS, slot] = load.free_blocks
+            self.columns.values[Field.TOTAL_BLOCKS, slot] = load.total_blocks
 
     def _check_identity(self, member: Member) -> None:
         model = member.model
@@ -170,12 +175,6 @@ class MemberTable:
         if self._free_slots:
             return self._free_slots.pop()
         return len(self._records)
-
-    def _cost(self, member: Member, known: Record | None) -> WorkerCost:
-        name = _model_name(member)
-        if known is not None and _model_name(known.member) == name:
-            return known.cost
-        return WorkerCost(self._fleets.setdefault(name, CostModel()))
 
 
 def _model_name(member: Member) -> str:

@@ -9,11 +9,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cluster.gateway.answer_reader import AnswerReader, AnswerShape, Part
 from cluster.gateway.generate import Generation
-from cluster.gateway.logprobs import LogprobTeller, ToldToken
 from cluster.gateway.openai_format import Choice, Usage
 from kvstore.core.errors import DeadlineExceededError, KVStoreError
-from model_runner.text import TextStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,29 +24,12 @@ _QUEUED_PIECES_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerShape:
-    """How tokens become answers. The same for all prompts of a request."""
-
-    choices: int = 1
-    """Answers to each prompt."""
-    stop: Sequence[str] = ()
-    min_tokens: int = 0
-    """No stop string is looked for in the first ones."""
-    logprobs: bool = False
-    echo: bool = False
-    """An answer begins with its prompt."""
-
-
-@dataclass(frozen=True, slots=True)
 class Piece:
-    """Text of answer `index`; its last piece carries the reason to stop."""
+    """Of answer `index`; its last piece carries the reason to stop."""
 
     index: int
-    text: str
+    part: Part
     finish_reason: str | None = None
-    logprobs: tuple[ToldToken, ...] | None = None
-    """Of the tokens that came with this piece, if asked for. Their text may be held back, and come
-    with a later one."""
 
 
 class Answer:
@@ -65,13 +47,11 @@ class Answer:
         deadline_s: float,
     ) -> None:
         self.generations = generations
-        self._tokenizer = tokenizer
         self._shape = shape
+        self._readers = [AnswerReader(tokenizer, shape) for _ in generations]
         self._deadline_s = deadline_s
         self._queue: asyncio.Queue[Piece | KVStoreError] = asyncio.Queue(_QUEUED_PIECES_MAX)
         self._tasks: list[asyncio.Task[None]] = []
-        self._num_tokens = [0] * len(generations)
-        """Of each answer, up to its end. A worker may be some tokens further."""
 
     def start(self) -> None:
         assert not self._tasks
@@ -98,8 +78,9 @@ class Answer:
     def usages(self) -> list[Usage]:
         """Of each prompt with its answers. Final when `pieces` has ended."""
         size = self._shape.choices
+        tokens = [reader.num_tokens for reader in self._readers]
         return [
-            _usage(self.generations[i : i + size], sum(self._num_tokens[i : i + size]))
+            _usage(self.generations[i : i + size], sum(tokens[i : i + size]))
             for i in range(0, len(self.generations), size)
         ]
 
@@ -125,53 +106,34 @@ class Answer:
             await self._queue.put(KVStoreError("defect while generating; see the gateway's log"))
 
     async def _generate(self, index: int) -> None:
-        source, shape = self.generations[index], self._shape
-        text = TextStream(self._tokenizer, shape.stop, min_tokens=shape.min_tokens)
-        teller = LogprobTeller(self._tokenizer) if shape.logprobs else None
+        source, reader = self.generations[index], self._readers[index]
         async with aclosing(source.tokens()) as stream:
             async for token_ids in stream:
-                if shape.echo and not self._num_tokens[index]:
-                    await self._queue.put(self._echo(index, teller))
-                await self._queue.put(self._take(index, token_ids, text, teller))
-                if text.stopped:
+                if self._shape.echo and not reader.num_tokens:
+                    echo = reader.echo(source.job.prompt_token_ids, source.prompt_logprobs)
+                    await self._queue.put(Piece(index, echo))
+                await self._queue.put(Piece(index, reader.take(token_ids, source.logprobs)))
+                if reader.stopped:
                     break
-        reason = "stop" if text.stopped or source.stopped else "length"
-        rest = None if teller is None else ()
-        await self._queue.put(Piece(index, text.flush(), reason, rest))
+        rest = reader.end()
+        await self._queue.put(Piece(index, rest, _finish_reason(source, reader)))
 
-    def _take(
-        self, index: int, token_ids: Sequence[int], text: TextStream, teller: LogprobTeller | None
-    ) -> Piece:
-        """Token by token, for those behind a stop string are no part of the answer."""
-        source, texts, told = self.generations[index], [], []
-        for token_id in token_ids:
-            if text.stopped:
-                break
-            texts.append(text.push([token_id]))
-            if teller is not None:
-                told.append(teller.tell(token_id, source.logprobs[self._num_tokens[index]]))
-            self._num_tokens[index] += 1
-        return Piece(index, "".join(texts), None, None if teller is None else tuple(told))
 
-    def _echo(self, index: int, teller: LogprobTeller | None) -> Piece:
-        source = self.generations[index]
-        prompt = source.job.prompt_token_ids
-        text = TextStream(self._tokenizer)
-        whole = text.push(prompt) + text.flush()
-        if teller is None:
-            return Piece(index, whole)
-        told = zip(prompt, [None, *source.prompt_logprobs], strict=True)
-        return Piece(index, whole, None, tuple(teller.tell(*one) for one in told))
+def _finish_reason(source: Generation, reader: AnswerReader) -> str:
+    if not reader.stopped and not source.stopped:
+        return "length"
+    return "tool_calls" if reader.calls_tools else "stop"
 
 
 def _choice(pieces: Sequence[Piece]) -> Choice:
     """Of all pieces of one answer."""
-    told = [token for piece in pieces for token in piece.logprobs or ()]
-    last = pieces[-1]
+    parts = [piece.part for piece in pieces]
+    told = tuple(token for part in parts for token in part.logprobs or ())
     return Choice(
-        "".join(piece.text for piece in pieces),
-        last.finish_reason or "",
-        None if last.logprobs is None else tuple(told),
+        "".join(part.text for part in parts),
+        pieces[-1].finish_reason or "",
+        None if parts[-1].logprobs is None else told,
+        tuple(call for part in parts for call in part.tool_calls),
     )
 
 

@@ -15,7 +15,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from cluster.conductor.prompt_keys import PromptKeys
 from cluster.gateway.admission import InFlight
+from cluster.gateway.authentication import Authentication
 from cluster.gateway.catalog import ModelCatalog
 from cluster.gateway.channels import WorkerChannels
 from cluster.gateway.config import GatewayConfig
@@ -25,11 +27,17 @@ from cluster.gateway.errors import (
     answer_of_status,
     answer_of_validation,
 )
+from cluster.gateway.explain_route import router as explain_router
+from cluster.gateway.exposure import check_exposure
 from cluster.gateway.generate import Cluster
+from cluster.gateway.journal import Journal
 from cluster.gateway.middleware import BodyBound, RequestContext
+from cluster.gateway.rate_limits import RateLimits
 from cluster.gateway.reports import CompletionReporter
 from cluster.gateway.routes import router
-from cluster.gateway.serve import Services
+from cluster.gateway.services import Services
+from cluster.gateway.tenants import Tenants, load_clients
+from cluster.gateway.tokenizer_routes import router as tokenizer_router
 from cluster.gateway.tokenizers import TokenizerCache
 from cluster.membership.client import ConductorClient
 from kvstore.core.errors import ConfigurationError, KVStoreError
@@ -42,8 +50,12 @@ _CUT_OFF_S = 2.0
 
 
 def create_app(config: GatewayConfig) -> FastAPI:
-    """Connections belong to its lifespan, on the loop that runs it. Nothing is opened before."""
+    """Connections belong to its lifespan, on the loop that runs it. Nothing is opened before.
+
+    Raises ConfigurationError if the file of API keys cannot be used.
+    """
     metrics = ServingMetrics()
+    tenants = Tenants(load_clients(config.clients), config.tenants)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -53,7 +65,10 @@ def create_app(config: GatewayConfig) -> FastAPI:
 
     app = FastAPI(title="Open KV-store gateway", lifespan=lifespan, redoc_url=None, docs_url=None)
     app.include_router(router)
+    app.include_router(tokenizer_router)
+    app.include_router(explain_router)
     app.add_middleware(BodyBound, bytes_max=config.max_body_bytes)
+    app.add_middleware(Authentication, tenants=tenants)
     app.add_middleware(RequestContext, metrics=metrics)
     _add_error_handlers(app)
     return app
@@ -78,6 +93,9 @@ async def _services(config: GatewayConfig, metrics: ServingMetrics) -> AsyncIter
             tokenizers=tokenizers,
             metrics=metrics,
             in_flight=InFlight(config.max_in_flight, metrics.in_flight),
+            limits=RateLimits(config.tenants, asyncio.get_running_loop().time),
+            journal=Journal(),
+            prompt_keys=PromptKeys(),
         )
 
 
@@ -134,18 +152,20 @@ class Gateway:
         return self._base_url
 
     async def start(self) -> None:
-        """Returns when requests are answered. Raises ConfigurationError if the port is not free."""
+        """Returns when requests are answered. Raises ConfigurationError if the port is not free, or
+        if its settings would leave it open to a network."""
         assert not self._base_url, "started twice"
+        check_exposure(self._config)
         async with AsyncExitStack() as stack:
             listener = _listen(self._config.host, self._config.port)
             stack.callback(listener.close)
             app = create_app(self._config)
             await stack.enter_async_context(app.router.lifespan_context(app))
-            server = _Server(_uvicorn_config(app, self._drain_s))
+            server = _Server(_uvicorn_config(app, self._config, self._drain_s))
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             stack.push_async_callback(_stop, server, serving)
             await server.until_listening(serving)
-            self._base_url = _url(listener)
+            self._base_url = _url(listener, tls=self._config.tls_cert is not None)
             self._resources = stack.pop_all()
 
     async def stop(self) -> None:
@@ -175,9 +195,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _uvicorn_config(app: FastAPI, drain_s: int) -> uvicorn.Config:
+def _uvicorn_config(app: FastAPI, config: GatewayConfig, drain_s: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        ssl_certfile=config.tls_cert,
+        ssl_keyfile=config.tls_key,
         lifespan="off",  # entered by `Gateway.start`, so that its errors reach the caller
         ws="none",
         access_log=False,
@@ -213,8 +235,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, *, tls: bool) -> str:
+    scheme = "https" if tls else "http"
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "::1" if ":" in host else "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

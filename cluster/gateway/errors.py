@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,16 +12,25 @@ from kvstore.core.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     KVStoreError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
     ResourceExhaustedError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
-RETRY_AFTER_S = 1
-"""Told to clients that are refused for load. Queues here drain within seconds."""
+RETRY_AFTER_S = 1.0
+"""Told to clients that are refused for load where nobody knows better. Queues here drain within
+seconds."""
 
 
 class ModelNotFoundError(InvalidArgumentError):
     """No worker serves a model of this name; the message lists those that are served."""
+
+
+class UnknownRequestError(NotFoundError):
+    """The request is not, or not any more, among those that are remembered. Ask sooner."""
 
 
 class ContextLengthError(InvalidArgumentError):
@@ -39,6 +49,18 @@ class NotServingError(UnavailableError):
     """The cluster cannot serve now. The message says what is missing."""
 
 
+class ApiKeyError(UnauthenticatedError):
+    """The client's API key is missing, unknown or expired. Get a good one."""
+
+
+class NotAllowedError(PermissionDeniedError):
+    """The client's API key is good, but not for this. Use one of the right tenant or role."""
+
+
+class RateLimitError(OverloadedError):
+    """The tenant asks for more than it may. Retry after `retry_after_s`, or raise the limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorAnswer:
     """Status and content of an error response."""
@@ -48,6 +70,7 @@ class ErrorAnswer:
     type: str
     param: str | None = None
     code: str | None = None
+    retry_after_s: float | None = None
 
     def body(self) -> dict[str, object]:
         return {
@@ -60,34 +83,64 @@ class ErrorAnswer:
         }
 
     def headers(self) -> dict[str, str]:
-        return {"retry-after": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
+        """Whole seconds for everybody; milliseconds for OpenAI's clients, which prefer them."""
+        if self.status == 401:
+            return {"www-authenticate": "Bearer"}
+        if self.retry_after_s is None:
+            return {}
+        return {
+            "retry-after": str(math.ceil(self.retry_after_s)),
+            "retry-after-ms": str(math.ceil(self.retry_after_s * 1000)),
+        }
 
 
 def answer_of(error: KVStoreError) -> ErrorAnswer:
     """The response that says `error`. A misconfigured server is not the fault of the request."""
+    return _of_client(error) or _of_cluster(error)
+
+
+def _of_client(error: KVStoreError) -> ErrorAnswer | None:
+    """Of those that only the gateway raises: who asks, or what was asked, is at fault."""
     message = str(error)
     match error:
         case ModelNotFoundError():
             return _invalid(message, status=404, param="model", code="model_not_found")
+        case UnknownRequestError():
+            return _invalid(message, status=404, code="not_found")
         case ContextLengthError():
             return _invalid(message, param="prompt", code="context_length_exceeded")
         case BadFieldError():
             return _invalid(message, param=error.param)
+        case ApiKeyError():
+            return _invalid(message, status=401, code="invalid_api_key")
+        case NotAllowedError():
+            return ErrorAnswer(403, message, "permission_error", code="permission_denied")
+    return None
+
+
+def _of_cluster(error: KVStoreError) -> ErrorAnswer:
+    message = str(error)
+    match error:
         case UnavailableError() | ConfigurationError():
-            return ErrorAnswer(503, message, "server_error", code="service_unavailable")
+            return _busy(503, message, "server_error", "service_unavailable", RETRY_AFTER_S)
         case InvalidArgumentError():
             return _invalid(message)
         case ResourceExhaustedError():
-            return ErrorAnswer(429, message, "rate_limit_error", code="rate_limit_exceeded")
+            after_s = error.retry_after_s if isinstance(error, OverloadedError) else RETRY_AFTER_S
+            return _busy(429, message, "rate_limit_error", "rate_limit_exceeded", after_s)
         case DeadlineExceededError():
             return ErrorAnswer(504, message, "server_error", code="timeout")
-        case _:
-            return ErrorAnswer(500, message, "server_error", code="internal_error")
+    return ErrorAnswer(500, message, "server_error", code="internal_error")
 
 
 def answer_of_status(status: int, detail: str) -> ErrorAnswer:
     """For what the HTTP layer refuses by itself: unknown route, wrong method, body too large."""
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+    codes = {
+        404: "not_found",
+        405: "method_not_allowed",
+        408: "request_timeout",
+        413: "request_too_large",
+    }
     return _invalid(detail, status=status, code=codes.get(status))
 
 
@@ -109,6 +162,10 @@ def _invalid(
     message: str, *, status: int = 400, param: str | None = None, code: str | None = None
 ) -> ErrorAnswer:
     return ErrorAnswer(status, message, "invalid_request_error", param, code)
+
+
+def _busy(status: int, message: str, kind: str, code: str, after_s: float) -> ErrorAnswer:
+    return ErrorAnswer(status, message, kind, code=code, retry_after_s=after_s)
 
 
 def _json_fault(error: Mapping[str, object]) -> str:

@@ -3,7 +3,9 @@ says what it must be."""
 
 from __future__ import annotations
 
-from typing import TypeGuard
+import json
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 from pydantic import BeforeValidator
 
@@ -11,6 +13,7 @@ MAX_STOP_STRINGS = 4
 MAX_STOP_TOKENS = 128
 MAX_BAD_WORDS = 256
 MAX_BIASED_TOKENS = 1024
+_DEPTH_MAX = 64
 
 Prompt = str | list[int]
 """Text, or the token ids of one prompt."""
@@ -106,9 +109,80 @@ def only_text(value: object) -> None:
         raise ValueError('only {"type": "text"} is supported; describe the format in the prompt')
 
 
-def nothing(value: object) -> None:
-    if value not in (None, ""):
-        raise ValueError("is not supported; put the whole text into the prompt")
+def token_ids(value: object) -> list[int]:
+    if value == []:
+        return []
+    if not _is_token_ids(value):
+        raise ValueError("must be a list of token ids (integers in [0, 2^32))")
+    return value
+
+
+def refused(instead: str) -> Callable[[object], None]:
+    def refuse(value: object) -> None:
+        if value not in (None, "", False):
+            raise ValueError(f"is not supported; {instead}")
+
+    return refuse
+
+
+def only_text_modality(value: object) -> None:
+    if value is not None and value != ["text"]:
+        raise ValueError('only ["text"] is supported')
+
+
+def the_function(value: object) -> str:
+    if value != "function":
+        raise ValueError("must be 'function': there are no other tools")
+    return "function"
+
+
+def any_or_no_tool(value: object) -> str:
+    """A model can be offered tools; nothing here can make it call one."""
+    if value is None:
+        return "auto"
+    if value not in ("auto", "none"):
+        raise ValueError("only 'auto' and 'none' are supported; ask for the call in the messages")
+    return str(value)
+
+
+def json_object(value: object) -> dict[str, Any] | None:
+    if value is not None and not _is_json_object(value):
+        raise ValueError("must be a JSON object of at most 64 levels")
+    return value
+
+
+def json_object_text(value: object) -> dict[str, Any]:
+    try:
+        read = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        read = None
+    if not _is_json_object(read):
+        raise ValueError("must be the text of a JSON object")
+    return read
+
+
+def _is_json_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whose text is text (see `_is_text`), and which is not nested without end."""
+    return isinstance(value, dict) and _depth(value) <= _DEPTH_MAX and _is_text(_json(value))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _depth(value: object) -> int:
+    """Level by level, without recursion."""
+    depth, level = 0, [value]
+    while level and depth <= _DEPTH_MAX:
+        depth += 1
+        level = [child for one in level for child in _children(one)]
+    return depth
+
+
+def _children(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
 
 
 def text(value: object) -> str | None:

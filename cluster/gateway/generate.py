@@ -2,9 +2,11 @@
 
 ```
 route ─▶ prefill worker ─▶ first token ─▶ published ─▶ decode worker ─▶ tokens
-  │          │ fails before its first token: ──────────────▲   │ fails: another decode worker goes
+  │          │                   └─ both on one host: ─────▲   │
+  │          │ fails before its first token: ──────────────┤   │ fails: another decode worker goes
   └─ no prefill worker chosen: ────────────────────────────┘   └ on after the tokens so far
 ```
+On one host the decode worker reads the blocks while they are being published.
 """
 
 from __future__ import annotations
@@ -12,16 +14,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 
 from cluster.gateway.catalog import ModelCatalog
-from cluster.gateway.channels import Chunks, WorkerChannels
+from cluster.gateway.channels import WorkerChannels
+from cluster.gateway.handoff import Publishing, share_node
+from cluster.gateway.journal import GenerationTrace, RequestRecord
+from cluster.gateway.messages import generate_request, route_request
 from cluster.gateway.observation import Observation
 from cluster.gateway.prompts import Job
 from cluster.gateway.reports import CompletionReporter
 from cluster.gateway.shared_route import SharedRoute
-from cluster.membership.client import ConductorClient
+from cluster.membership.verbs import ConductorVerbs
 from cluster.wire.v1 import conductor_pb2 as conductor
 from kvstore.core.errors import (
     DeadlineExceededError,
@@ -29,14 +34,14 @@ from kvstore.core.errors import (
     KVStoreError,
     ProtocolError,
     ResourceExhaustedError,
+    UnavailableError,
 )
 from model_runner.wire.v1 import generation_pb2 as generation
 
 _LOG = logging.getLogger(__name__)
 
-PUBLISH_WAIT_S = 5.0
-"""Longest wait for a prompt's blocks to be published. After it the decode worker starts, and
-computes what it does not find."""
+ROUTE_WAIT_S = 60.0
+"""Longest wait for a route: a conductor lets requests wait for their turn."""
 
 TokenIds = AsyncGenerator[Sequence[int], None]
 
@@ -45,7 +50,7 @@ TokenIds = AsyncGenerator[Sequence[int], None]
 class Cluster:
     """All that a generation talks to."""
 
-    conductor: ConductorClient
+    conductor: ConductorVerbs
     catalog: ModelCatalog
     workers: WorkerChannels
     reports: CompletionReporter
@@ -65,6 +70,7 @@ class Generation:
         *,
         deadline_s: float,
         shared_route: SharedRoute,
+        record: RequestRecord,
     ) -> None:
         self.job = job
         self.observation = observation
@@ -79,8 +85,11 @@ class Generation:
         self._cluster = cluster
         self._deadline_s = deadline_s
         self._shared_route = shared_route
+        self._record = record
+        self._first_route: conductor.RouteResponse | None = None
         self._detoured = False
         """Some other worker took over than the one that was routed to."""
+        self._publishing: Publishing | None = None
 
     @property
     def finished(self) -> bool:
@@ -98,55 +107,65 @@ class Generation:
 
         Raises what the workers or the conductor raised when no other way was left.
         """
-        failed = False
+        failure: KVStoreError | None = None
         try:
-            route = await self._shared_route.get(self._route)
+            route = self._first_route = await self._shared_route.get(self._any_route)
             if route.HasField("prefill"):
-                async with aclosing(self._prefill(route.prefill)) as first:
+                async with aclosing(self._prefill(route)) as first:
                     async for token_ids in first:
                         yield token_ids
             if not self.finished:
                 async with aclosing(self._decode(route.decode)) as rest:
                     async for token_ids in rest:
                         yield token_ids
-        except KVStoreError:
-            failed = True
+            await self._published()
+        except KVStoreError as error:
+            failure = error
             raise
         finally:
-            self._report(failed=failed or not self.output_token_ids)
+            if self._publishing is not None:
+                await self._publishing.cancel()
+            self._report(failure)
+
+    async def _any_route(self) -> conductor.RouteResponse:
+        """As the conductor says; while it is away, workers as last seen take turns."""
+        catalog = self._cluster.catalog
+        in_turn = catalog.in_turn(self.job.model.name) if catalog.away else None
+        if in_turn is not None:
+            return in_turn
+        try:
+            return await self._route()
+        except (UnavailableError, DeadlineExceededError) as error:
+            in_turn = catalog.in_turn(self.job.model.name)
+            if in_turn is None:
+                raise
+            _LOG.warning("no route, workers take turns: %s", error)
+            return in_turn
 
     async def _route(self) -> conductor.RouteResponse:
         """Asked again for the same request, the conductor avoids the workers it named before."""
-        return await self._cluster.conductor.route(
-            conductor.RouteRequest(
-                request_id=self.job.request_id,
-                model=self.job.model.name,
-                routing_keys=self.job.routing_keys,
-                prompt_tokens=len(self.job.prompt_token_ids),
-                max_tokens=self.job.sampling.max_tokens,
-                bypass_cache=self.job.bypass_cache,
-            )
-        )
+        deadline_s = min(self._left_s(), ROUTE_WAIT_S)
+        return await self._cluster.conductor.route(route_request(self.job), deadline_s=deadline_s)
 
-    async def _prefill(self, worker: conductor.Member) -> TokenIds:
+    async def _prefill(self, route: conductor.RouteResponse) -> TokenIds:
         """The first token, at once. Ends when the prompt's blocks can be fetched, or when the
-        worker failed: then the decode worker computes what is missing.
-
-        Waits even if the first token is the last one: closing the call could end the publishing.
-        """
+        worker failed: then the decode worker computes what is missing."""
+        worker = route.prefill
         self.prefill_worker = worker.member_id
         stream = self._cluster.workers.prefill(
             worker.grpc_address, self._request(), timeout_s=self._left_s()
         )
         try:
-            async with aclosing(stream) as chunks:
+            async with AsyncExitStack() as call:
+                chunks = await call.enter_async_context(aclosing(stream))
                 async for chunk in chunks:
                     if token_ids := self._take(chunk):
                         yield token_ids
                         break
                 if not self.output_token_ids:
                     raise ProtocolError(f"{worker.member_id} ended its stream without a token")
-                await _until_published(chunks)
+                call.pop_all()
+                self._publishing = Publishing(chunks)
         except KVStoreError as error:
             # A full queue is no failure: were it passed by, the load would move to the decode
             # workers, whose running requests would all slow down.
@@ -155,6 +174,24 @@ class Generation:
                 raise
             self._detoured = True
             _LOG.warning("prefill worker %s failed: %s", worker.member_id, error)
+        if not share_node(worker, route.decode):
+            await self._published()
+
+    async def _published(self) -> None:
+        """Until the prompt's blocks are published, or the prefill worker failed to.
+
+        Waits even if the first token is the last one: closing the call could end the publishing.
+        """
+        if self._publishing is None:
+            return
+        try:
+            await self._publishing.over()
+        except KVStoreError as error:
+            if not _another_way_may_work(error):
+                raise
+            self._detoured = True
+            _LOG.warning("prefill worker %s did not publish: %s", self.prefill_worker, error)
+        self._publishing = None
 
     async def _decode(self, worker: conductor.Member) -> TokenIds:
         for retries_left in (1, 0):
@@ -208,14 +245,7 @@ class Generation:
 
     def _request(self) -> generation.GenerateRequest:
         """For what is still missing. A prompt's log probabilities come from one worker, or anew."""
-        request = generation.GenerateRequest(
-            request_id=self.job.request_id,
-            model=self.job.model.name,
-            prompt_token_ids=self.job.prompt_token_ids,
-            output_token_ids=self.output_token_ids,
-            sampling=self.job.sampling,
-            bypass_cache=self.job.bypass_cache,
-        )
+        request = generate_request(self.job, self.output_token_ids)
         if self._prompt_is_told:
             request.sampling.ClearField("prompt_logprobs")
         else:
@@ -240,21 +270,23 @@ class Generation:
     def _left_s(self) -> float:
         return max(0.0, self._deadline_s - asyncio.get_running_loop().time())
 
-    def _report(self, *, failed: bool) -> None:
+    def _report(self, failure: KVStoreError | None) -> None:
+        failed = failure is not None or not self.output_token_ids
         completion = self.observation.completion(
             self.job.request_id, failed=failed, as_routed=not self._detoured
         )
         self._cluster.reports.report(completion)
-
-
-async def _until_published(chunks: Chunks) -> None:
-    try:
-        async with asyncio.timeout(PUBLISH_WAIT_S):
-            async for chunk in chunks:
-                if chunk.published:
-                    return
-    except TimeoutError:
-        _LOG.warning("a prompt was not published within %s s; decoding without", PUBLISH_WAIT_S)
+        trace = GenerationTrace(
+            generation_id=self.job.request_id,
+            prompt_tokens=len(self.job.prompt_token_ids),
+            route=self._first_route,
+            prefill_worker=self.prefill_worker,
+            decode_worker=self.decode_worker,
+            observed=completion,
+            missed_blocks=self.observation.missed_blocks,
+            error=None if failure is None else str(failure),
+        )
+        self._record.generations.append(trace)
 
 
 def _another_way_may_work(error: KVStoreError) -> bool:

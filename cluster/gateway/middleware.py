@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -18,6 +19,8 @@ _LOG = logging.getLogger(__name__)
 
 _HEADER = "x-request-id"
 _ID_CHARS_MAX = 128
+BODY_READ_S = 60.0
+"""Longest time for a body to arrive."""
 
 
 class RequestContext:
@@ -57,24 +60,40 @@ class RequestContext:
 
 
 class BodyBound:
-    """ASGI middleware. Bodies of more than `bytes_max` end in a 413, before they are in memory."""
+    """ASGI middleware. Bodies of more than `bytes_max` end in a 413, before they are in memory;
+    those that take longer than `read_s` to arrive in a 408."""
 
-    def __init__(self, app: ASGIApp, bytes_max: int) -> None:
+    def __init__(self, app: ASGIApp, bytes_max: int, read_s: float = BODY_READ_S) -> None:
         self._app = app
         self._bytes_max = bytes_max
+        self._read_s = read_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         received = 0
+        deadline_s: float | None = asyncio.get_running_loop().time() + self._read_s
 
         async def receive_bounded() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, deadline_s
+            message = await self._by(deadline_s, receive)
             received += len(message.get("body", b""))
             if received > self._bytes_max:
                 raise HTTPException(413, f"the body may have at most {self._bytes_max} bytes")
+            if not message.get("more_body", False):
+                deadline_s = None  # what comes now is that the client goes away, sooner or later
             return message
 
         await self._app(scope, receive_bounded, send)
+
+    async def _by(self, deadline_s: float | None, receive: Receive) -> Message:
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                return await receive()
+        except TimeoutError as error:
+            raise HTTPException(
+                408,
+                f"the body did not arrive within {self._read_s:g} s; send it faster",
+                {"connection": "close"},
+            ) from error
 
 
 def _id_of(given: str | None) -> str:

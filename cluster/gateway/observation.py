@@ -30,8 +30,11 @@ class Observation:
         self._first_s: float | None = None
         self._last_s = arrived_s
         self._prefill_compute_s = 0.0
+        self._queue_s = 0.0
         self.hit_tokens = generation.HitTokens()
         """Of the worker that computed the first token: what was not computed for this prompt."""
+        self.missed_blocks: dict[str, int] = {}
+        """Of the prompt, by the reason why that worker computed them."""
         self.output_tokens = 0
 
     @property
@@ -65,6 +68,10 @@ class Observation:
         if self._first_s is not None and as_routed:
             completion.ttft_s = self._first_s - self._arrived_s
             completion.prefill_compute_s = self._prefill_compute_s
+            completion.queue_s = self._queue_s
+            completion.hits.CopyFrom(
+                conductor.HitTokens(**{tier: getattr(self.hit_tokens, tier) for tier in TIERS})
+            )
             completion.computed_tokens = self._prompt_tokens - self.num_hits
             if self.output_tokens > 1:
                 completion.itl_mean_s = (self._last_s - self._first_s) / (self.output_tokens - 1)
@@ -73,7 +80,9 @@ class Observation:
     def _first(self, chunk: generation.GenerateChunk, now_s: float) -> None:
         self._first_s = now_s
         self._prefill_compute_s = chunk.compute_s
+        self._queue_s = chunk.queue_s
         self.hit_tokens.CopyFrom(chunk.hit_tokens)
+        self.missed_blocks = dict(chunk.missed_blocks)
         self._metrics.ttft_s.labels(self._model).observe(now_s - self._arrived_s)
         self._metrics.prompt_tokens.labels(self._model).inc(self._prompt_tokens)
         for tier in TIERS:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cluster.gateway.logprobs import ToldToken, chat_logprobs, completion_logprobs
+from cluster.gateway.logprobs import ToldToken, completion_logprobs
+from cluster.gateway.tool_calls import ToolCall
 from cluster.wire.v1 import conductor_pb2 as conductor
 from model_runner.wire.v1 import generation_pb2 as generation
 
@@ -32,6 +33,7 @@ class Choice:
     finish_reason: str
     logprobs: tuple[ToldToken, ...] | None = None
     """None if not asked for."""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 Logprobs = Sequence[ToldToken] | None
@@ -70,12 +72,16 @@ class Format(Protocol):
 
     def text(self, envelope: Envelope, index: int, text: str, logprobs: Logprobs) -> Json: ...
 
+    def tool_call(self, envelope: Envelope, index: int, call: ToolCall) -> Json: ...
+
     def finish(self, envelope: Envelope, index: int, finish_reason: str) -> Json: ...
 
     def usage(self, envelope: Envelope, usage: Json) -> Json: ...
 
 
 class CompletionFormat:
+    """Of /v1/completions."""
+
     id_prefix = "cmpl-"
 
     def whole(self, envelope: Envelope, choices: Sequence[Choice], usage: Json) -> Json:
@@ -93,6 +99,9 @@ class CompletionFormat:
     def text(self, envelope: Envelope, index: int, text: str, logprobs: Logprobs) -> Json:
         return self._body(envelope) | {"choices": [self._choice(index, text, None, logprobs)]}
 
+    def tool_call(self, envelope: Envelope, index: int, call: ToolCall) -> Json:
+        raise AssertionError("completions call no tools")
+
     def finish(self, envelope: Envelope, index: int, finish_reason: str) -> Json:
         return self._body(envelope) | {"choices": [self._choice(index, "", finish_reason, None)]}
 
@@ -100,7 +109,7 @@ class CompletionFormat:
         return self._body(envelope) | {"choices": [], "usage": usage}
 
     def _body(self, envelope: Envelope) -> Json:
-        return _head(envelope, "text_completion")
+        return head(envelope, "text_completion")
 
     def _choice(self, index: int, text: str, finish_reason: str | None, logprobs: Logprobs) -> Json:
         return {
@@ -109,52 +118,6 @@ class CompletionFormat:
             "logprobs": completion_logprobs(logprobs),
             "finish_reason": finish_reason,
         }
-
-
-class ChatFormat:
-    id_prefix = "chatcmpl-"
-
-    def whole(self, envelope: Envelope, choices: Sequence[Choice], usage: Json) -> Json:
-        return _head(envelope, "chat.completion") | {
-            "choices": [
-                {
-                    "index": index,
-                    "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                    "logprobs": chat_logprobs(choice.logprobs),
-                    "finish_reason": choice.finish_reason,
-                }
-                for index, choice in enumerate(choices)
-            ],
-            "usage": usage,
-        }
-
-    def first(self, envelope: Envelope, index: int) -> Json:
-        return self._chunk(envelope, index, {"role": "assistant", "content": ""}, None)
-
-    def text(self, envelope: Envelope, index: int, text: str, logprobs: Logprobs) -> Json:
-        return self._chunk(envelope, index, {"content": text}, None, logprobs)
-
-    def finish(self, envelope: Envelope, index: int, finish_reason: str) -> Json:
-        return self._chunk(envelope, index, {}, finish_reason)
-
-    def usage(self, envelope: Envelope, usage: Json) -> Json:
-        return _head(envelope, "chat.completion.chunk") | {"choices": [], "usage": usage}
-
-    def _chunk(
-        self,
-        envelope: Envelope,
-        index: int,
-        delta: Json,
-        finish_reason: str | None,
-        logprobs: Logprobs = None,
-    ) -> Json:
-        choice = {
-            "index": index,
-            "delta": delta,
-            "finish_reason": finish_reason,
-            "logprobs": chat_logprobs(logprobs),
-        }
-        return _head(envelope, "chat.completion.chunk") | {"choices": [choice]}
 
 
 def model_json(model: conductor.ModelInfo) -> Json:
@@ -167,7 +130,8 @@ def model_json(model: conductor.ModelInfo) -> Json:
     }
 
 
-def _head(envelope: Envelope, kind: str) -> Json:
+def head(envelope: Envelope, kind: str) -> Json:
+    """What every object of a response begins with."""
     return {
         "id": envelope.id,
         "object": kind,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-import jinja2
-
+from cluster.conductor.prompt_keys import PromptKeys
+from cluster.conductor.routing_keys import RoutingKeys
 from cluster.gateway.errors import BadFieldError, ContextLengthError
 from cluster.gateway.fields import Prompt
-from cluster.gateway.schemas import ChatMessage, GenerationFields
+from cluster.gateway.schemas import GenerationFields
+from cluster.gateway.wishes import Wishes
 from cluster.wire.v1 import conductor_pb2 as conductor
-from kvstore.core.hashing import block_hashes
+from kvstore.core.identity import salted_root
 from model_runner.sampling.random_stream import choice_seed
 from model_runner.wire.v1 import generation_pb2 as generation
 
@@ -31,6 +32,9 @@ class Job:
     routing_keys: bytes
     sampling: generation.SamplingParams
     bypass_cache: bool
+    priority: int
+    """Larger goes first, as workers have it."""
+    wishes: Wishes
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
@@ -38,24 +42,6 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     if not token_ids:
         raise BadFieldError("prompt", "must not be empty")
     return token_ids
-
-
-def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[ChatMessage]) -> list[int]:
-    """Token ids of a conversation up to where the assistant's answer begins.
-
-    Raises BadFieldError if the model has no chat template, or if its template refuses `messages`.
-    """
-    if tokenizer.chat_template is None:
-        raise BadFieldError("messages", "the model has no chat template; use /v1/completions")
-    conversation = [message.model_dump() for message in messages]
-    try:
-        token_ids = tokenizer.apply_chat_template(
-            conversation, add_generation_prompt=True, return_dict=False
-        )
-    except (jinja2.TemplateError, TypeError) as error:
-        # Templates concatenate what they are given, so a null content fails as a TypeError.
-        raise BadFieldError("messages", f"the chat template refused them: {error}") from error
-    return cast("list[int]", token_ids)
 
 
 def answer_tokens_max(
@@ -81,13 +67,6 @@ def answer_tokens_max(
             "the answer); shorten either"
         )
     return asked
-
-
-def routing_keys(model: conductor.ModelInfo, token_ids: Sequence[int]) -> bytes:
-    """First 8 bytes of the hash of each full block: `ids.routing_key`s as they have it on the
-    wire."""
-    hashes = block_hashes(model.identity_root, token_ids, model.layout.block_size_tokens)
-    return b"".join(block_hash[:8] for block_hash in hashes)
 
 
 def bad_word_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[list[int]]:
@@ -136,28 +115,35 @@ def build_jobs(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
     fields: GenerationFields,
+    wishes: Wishes,
     asked_tokens: int | None,
     default_tokens: int | None,
+    prompt_keys: PromptKeys,
 ) -> list[Job]:
     """`n` for each prompt, one prompt after another: that is the order of choices in an answer.
 
     Raises ContextLengthError if a prompt and its answer do not fit into the context.
     """
     jobs: list[Job] = []
+    root = salted_root(model.identity_root, wishes.tenant.cache_salt)
     for token_ids in prompts:
         max_tokens = answer_tokens_max(
             len(token_ids), model.max_context_tokens, asked_tokens, default_tokens
         )
-        keys = routing_keys(model, token_ids) if fields.cache else b""
+        keys = RoutingKeys()
+        if fields.cache:
+            keys = prompt_keys.of(root, token_ids, model.layout.block_size_tokens)
         params = sampling_params(tokenizer, fields, max_tokens)
         jobs += [
             Job(
                 request_id=f"{answer_id}-{len(jobs) + choice}",
                 model=model,
                 prompt_token_ids=token_ids,
-                routing_keys=keys,
+                routing_keys=keys.packed,
                 sampling=_of_choice(params, choice),
                 bypass_cache=not fields.cache,
+                priority=-fields.priority,
+                wishes=wishes,
             )
             for choice in range(fields.n)
         ]

@@ -110,15 +110,16 @@ async def events(
 
 
 def _events_of(piece: Piece, envelope: Envelope, format_: Format, greeted: set[int]) -> list[bytes]:
-    parts = []
-    if piece.index not in greeted:
-        greeted.add(piece.index)
-        parts.append(format_.first(envelope, piece.index))
-    if piece.text or piece.logprobs:
-        parts.append(format_.text(envelope, piece.index, piece.text, piece.logprobs))
+    index, part, chunks = piece.index, piece.part, []
+    if index not in greeted:
+        greeted.add(index)
+        chunks.append(format_.first(envelope, index))
+    if part.text or part.logprobs:
+        chunks.append(format_.text(envelope, index, part.text, part.logprobs))
+    chunks += [format_.tool_call(envelope, index, call) for call in part.tool_calls]
     if piece.finish_reason is not None:
-        parts.append(format_.finish(envelope, piece.index, piece.finish_reason))
-    return [sse.event(part) for part in parts if part is not None]
+        chunks.append(format_.finish(envelope, index, piece.finish_reason))
+    return [sse.event(chunk) for chunk in chunks if chunk is not None]
 
 
 def worker_headers(answer: Answer) -> dict[str, str]:

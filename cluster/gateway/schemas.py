@@ -17,20 +17,28 @@ from pydantic import (
 from cluster.gateway.fields import (
     Prompt,
     bias,
-    nothing,
     only_text,
+    only_text_modality,
     or_default,
     prompts,
+    refused,
     stop_strings,
     stop_tokens,
-    text,
     words,
 )
+from model_runner.generation import MAX_PRIORITY
 
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), or_default(0.0)]
+
+
+TargetMs = Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)]
+
+
+FormatInPrompt = Annotated[None, PlainValidator(refused("describe the format in the prompt"))]
+"""Of fields that are known from elsewhere and would change the answer: refused, not ignored."""
 
 
 class StreamOptions(BaseModel):
@@ -41,7 +49,8 @@ class StreamOptions(BaseModel):
 
 class GenerationFields(BaseModel):
     """What both routes take. Extensions to OpenAI's API: `top_k`, `min_p`, `repetition_penalty`,
-    `bad_words`, `min_tokens`, `ignore_eos`, `stop_token_ids` and `cache`."""
+    `bad_words`, `min_tokens`, `ignore_eos`, `stop_token_ids`, `priority` (as vLLM has it: the
+    smaller one goes first), `cache`, `slo_ttft_ms` and `slo_itl_ms`."""
 
     model_config = ConfigDict(strict=True)
 
@@ -67,8 +76,19 @@ class GenerationFields(BaseModel):
     logit_bias: Annotated[dict[int, float], PlainValidator(bias)] = Field(default_factory=dict)
     bad_words: Annotated[list[str], PlainValidator(words)] = Field(default_factory=list)
     response_format: Annotated[None, PlainValidator(only_text)] = None
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY), or_default(0)] = 0
     cache: Annotated[bool, or_default(True)] = True
     user: str | None = None
+    prompt_cache_key: str | None = None
+    slo_ttft_ms: TargetMs | None = None
+    slo_itl_ms: TargetMs | None = None
+    modalities: Annotated[None, PlainValidator(only_text_modality)] = None
+    structured_outputs: FormatInPrompt = None
+    guided_json: FormatInPrompt = None
+    guided_regex: FormatInPrompt = None
+    guided_choice: FormatInPrompt = None
+    guided_grammar: FormatInPrompt = None
+    use_beam_search: Annotated[None, PlainValidator(refused("use n"))] = None
 
     @property
     def include_usage(self) -> bool:
@@ -92,7 +112,7 @@ class CompletionBody(GenerationFields):
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: Annotated[bool, or_default(False)] = False
     best_of: int | None = None
-    suffix: Annotated[None, PlainValidator(nothing)] = None
+    suffix: Annotated[None, PlainValidator(refused("put the whole text into the prompt"))] = None
 
     @field_validator("best_of")
     @classmethod
@@ -108,34 +128,3 @@ class CompletionBody(GenerationFields):
     @property
     def echoes(self) -> bool:
         return self.echo
-
-
-class ChatMessage(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    role: Annotated[str, Field(min_length=1)]
-    content: Annotated[str | None, PlainValidator(text)] = None
-
-
-class ChatBody(GenerationFields):
-    """POST /v1/chat/completions."""
-
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**32)] | None = None
-    logprobs: Annotated[bool, or_default(False)] = False
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-
-    @field_validator("top_logprobs")
-    @classmethod
-    def _with_logprobs(cls, top_logprobs: int | None, info: ValidationInfo) -> int | None:
-        if top_logprobs is not None and not info.data.get("logprobs"):
-            raise ValueError("needs logprobs: true")
-        return top_logprobs
-
-    @property
-    def logprobs_asked(self) -> int | None:
-        return (self.top_logprobs or 0) if self.logprobs else None
-
-    @property
-    def answer_tokens_max(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens

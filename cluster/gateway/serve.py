@@ -14,35 +14,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cluster.gateway import responses
-from cluster.gateway.admission import InFlight
-from cluster.gateway.answer import Answer, AnswerShape
-from cluster.gateway.config import GatewayConfig
-from cluster.gateway.generate import Cluster, Generation
+from cluster.gateway.answer import Answer
+from cluster.gateway.answer_reader import AnswerShape
+from cluster.gateway.authentication import tenant_of
+from cluster.gateway.generate import Generation
+from cluster.gateway.journal import RequestRecord
 from cluster.gateway.observation import Observation
 from cluster.gateway.openai_format import Envelope, Format
 from cluster.gateway.prompts import Job, build_jobs
 from cluster.gateway.schemas import GenerationFields
+from cluster.gateway.services import Services
 from cluster.gateway.shared_route import SharedRoute
-from cluster.gateway.tokenizers import TokenizerCache
+from cluster.gateway.wishes import Wishes, read_wishes
 from kvstore.core.errors import DeadlineExceededError
-from kvstore.observability.metrics import ServingMetrics
+from kvstore.observability.logging import request_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 INLINE_BODY_BYTES_MAX = 16 << 10
 """Prompts of larger bodies are tokenized and hashed on a thread: others' tokens must not wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What requests share. Lives as long as the application."""
-
-    config: GatewayConfig
-    cluster: Cluster
-    tokenizers: TokenizerCache
-    metrics: ServingMetrics
-    in_flight: InFlight
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +46,8 @@ class Call:
     format: Format
     answer_tokens_asked: int | None
     answer_tokens_default: int | None
+    tool_calls_max: Callable[[PreTrainedTokenizerBase], int] = lambda _: 0
+    """See `AnswerShape`."""
 
 
 async def serve(services: Services, request: Request, call: Call) -> Response:
@@ -66,12 +59,15 @@ async def serve(services: Services, request: Request, call: Call) -> Response:
 
 
 async def _respond(services: Services, request: Request, call: Call, deadline_s: float) -> Response:
+    wishes = read_wishes(tenant_of(request.scope), request.headers, call.fields)
+    services.limits.admit(wishes.tenant.name)
     envelope = Envelope(
         call.format.id_prefix + secrets.token_hex(12), int(time.time()), call.fields.model
     )
     async with AsyncExitStack() as resources:
         resources.enter_context(services.in_flight.admit(call.prompts * call.fields.n))
-        answer = await _start(services, request, call, envelope.id, deadline_s)
+        answer = await _start(services, request, call, wishes, envelope, deadline_s)
+        resources.callback(_charge_answer, services, wishes, answer)
         resources.push_async_callback(answer.close)
         if not call.fields.stream:
             return await responses.whole(answer, envelope, call.format)
@@ -93,7 +89,12 @@ async def _respond(services: Services, request: Request, call: Call, deadline_s:
 
 
 async def _start(
-    services: Services, request: Request, call: Call, answer_id: str, deadline_s: float
+    services: Services,
+    request: Request,
+    call: Call,
+    wishes: Wishes,
+    envelope: Envelope,
+    deadline_s: float,
 ) -> Answer:
     arrived_s = asyncio.get_running_loop().time()
     try:
@@ -103,13 +104,15 @@ async def _start(
 
             def build() -> list[Job]:
                 return build_jobs(
-                    answer_id,
+                    envelope.id,
                     model,
                     tokenizer,
                     call.encode(tokenizer),
                     call.fields,
+                    wishes,
                     call.answer_tokens_asked,
                     call.answer_tokens_default,
+                    services.prompt_keys,
                 )
 
             large = len(await request.body()) > INLINE_BODY_BYTES_MAX
@@ -118,24 +121,45 @@ async def _start(
         raise
     except TimeoutError as error:
         raise DeadlineExceededError("the request could not be prepared in time") from error
+    prompt_tokens = sum(len(job.prompt_token_ids) for job in jobs[:: call.fields.n])
+    services.limits.charge(wishes.tenant.name, prompt_tokens)
+    record = RequestRecord(
+        envelope.id, request_id.get() or "", wishes.tenant.name, call.fields.model
+    )
+    services.journal.open(record)
     answer = Answer(
-        _generations(services, jobs, call.fields.n, arrived_s, deadline_s),
+        _generations(services, jobs, record, call.fields.n, arrived_s, deadline_s),
         tokenizer,
-        AnswerShape(
-            choices=call.fields.n,
-            stop=call.fields.stop,
-            min_tokens=call.fields.min_tokens,
-            logprobs=call.fields.logprobs_asked is not None,
-            echo=call.fields.echoes,
-        ),
+        _shape(call, tokenizer),
         deadline_s=deadline_s,
     )
     answer.start()
     return answer
 
 
+def _shape(call: Call, tokenizer: PreTrainedTokenizerBase) -> AnswerShape:
+    return AnswerShape(
+        choices=call.fields.n,
+        stop=call.fields.stop,
+        min_tokens=call.fields.min_tokens,
+        logprobs=call.fields.logprobs_asked is not None,
+        echo=call.fields.echoes,
+        tool_calls_max=call.tool_calls_max(tokenizer),
+    )
+
+
+def _charge_answer(services: Services, wishes: Wishes, answer: Answer) -> None:
+    output_tokens = sum(len(one.output_token_ids) for one in answer.generations)
+    services.limits.charge(wishes.tenant.name, output_tokens)
+
+
 def _generations(
-    services: Services, jobs: Sequence[Job], choices: int, arrived_s: float, deadline_s: float
+    services: Services,
+    jobs: Sequence[Job],
+    record: RequestRecord,
+    choices: int,
+    arrived_s: float,
+    deadline_s: float,
 ) -> list[Generation]:
     """The samples of a prompt share their route, so that they share its blocks."""
     routes = [SharedRoute() for _ in range(len(jobs) // choices)]
@@ -146,6 +170,7 @@ def _generations(
             _observation(services, job, arrived_s),
             deadline_s=deadline_s,
             shared_route=routes[number // choices],
+            record=record,
         )
         for number, job in enumerate(jobs)
     ]

@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
+from cluster.conductor.config import ConductorConfig
 from cluster.config import Settings
 from cluster.launch.arena_folder import make_arena_folder
+from cluster.launch.conductor_part import ConductorPart
 from cluster.launch.part import Part
 from cluster.launch.preflight import check
 from cluster.launch.ray_instance import RayInstance
@@ -82,11 +84,18 @@ class LocalCluster:
     async def _start_conductor_and_node(self) -> dict[str, str]:
         """Returns the node's addresses."""
         self._arena_folder = make_arena_folder(self._settings.node.arena_folder)
-        conductor = self._add("conductor", "conductor", self._settings.conductor)
+        conductor = ConductorPart(self._conductor_config(self._arena_folder))
+        self._parts.append(conductor)
         self.conductor_address = (await conductor.start(START_DEADLINE_S))["address"]
         update = {"conductor": self.conductor_address, "arena_folder": self._arena_folder}
         config = self._settings.node.model_copy(update=update)
         return await self._add(config.node_id, "node", config).start(START_DEADLINE_S)
+
+    def _conductor_config(self, folder: Path) -> ConductorConfig:
+        """What it knows outlives it, at least until this cluster ends."""
+        config = self._settings.conductor
+        update = {"snapshot": config.snapshot or folder / "conductor-snapshot"}
+        return config.model_copy(update=update)
 
     async def _start_workers(self, node: dict[str, str]) -> None:
         settings = self._settings

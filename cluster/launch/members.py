@@ -35,13 +35,16 @@ class Member:
         describe: Callable[[], pb.Member],
         load: Callable[[], pb.Load],
         credentials: ClientSecurity,
+        alive: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`describe` is asked once the server has started."""
+        """`describe`, `load` and `alive` are asked once the server has started; one that is not
+        alive any more takes no new requests."""
         self._server = server
         self._conductor = conductor
         self._describe = describe
         self._load = load
         self._credentials = credentials
+        self._alive = alive
         self._registrar: Registrar | None = None
 
     async def start(self) -> None:
@@ -49,7 +52,12 @@ class Member:
         await self._server.start()
         if self._conductor is not None:
             self._registrar = Registrar(
-                self._conductor, self._describe(), self._server.epoch, self._load, keys=keys
+                self._conductor,
+                self._describe(),
+                self._server.epoch,
+                self._load,
+                keys=keys,
+                alive=self._alive,
             )
             await self._registrar.start()
 

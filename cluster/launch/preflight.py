@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cluster.config import Settings
 from cluster.gateway.config import GatewayConfig
+from cluster.gateway.exposure import check_exposure
+from cluster.gateway.tenants import load_clients
 from kvstore.core.errors import ConfigurationError
 from kvstore.node.config import NodeConfig
 from kvstore.node.keys import server_keys
@@ -62,6 +64,8 @@ def check_keys(settings: Settings) -> None:
         load_server_keys(getattr(settings, section).security, f"{section}.security")
     for section in ("node", "prefill", "decode", "conductor", "gateway"):
         load_client_keys(getattr(settings, section).credentials, f"{section}.credentials")
+    load_clients(settings.gateway.clients)
+    check_exposure(settings.gateway)
 
 
 def _check_writable(option: str, folder: Path) -> None:

@@ -26,6 +26,7 @@ class WorkerMember(Member):
             self._describe_worker,
             self._load_of_worker,
             config.credentials,
+            lambda: self._worker.alive,
         )
 
     @property

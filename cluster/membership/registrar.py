@@ -39,13 +39,19 @@ class Registrar:
         *,
         keys: ClientKeys = NO_CLIENT_KEYS,
         heartbeat_s: float = HEARTBEAT_S,
+        alive: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`member.member_id` is the publisher id of its block events, `epoch` their epoch."""
+        """`member.member_id` is the publisher id of its block events, `epoch` their epoch.
+
+        Once `alive` says no, the member is drained and falls silent: what it serves with is beyond
+        repair.
+        """
         self._client = ConductorClient(conductor_address, keys=keys, deadline_s=_DEADLINE_S)
         self._member = member
         self._epoch = epoch
         self._load = load
         self._heartbeat_s = heartbeat_s
+        self._alive = alive
         self._registered = False
         self._complained = ""
         self._task: asyncio.Task[None] | None = None
@@ -84,15 +90,21 @@ class Registrar:
         await self._client.close()
 
     async def _keep(self) -> None:
-        while True:
+        while self._alive():
             await asyncio.sleep(self._heartbeat_s)
             try:
                 await self._beat()
             except KVStoreError as error:
                 self._complain(error)
+        _LOG.error("member %s cannot serve any more: no new requests", self._member.member_id)
+        with contextlib.suppress(KVStoreError):  # it falls silent, so it is forgotten soon anyway
+            await self._client.drain(self._member.member_id)
 
     async def _beat(self) -> None:
-        """Tell the load; register first where the conductor does not know this member."""
+        """Tell the load; register first where the conductor does not know this member. Nothing is
+        told of one that died meanwhile."""
+        if not self._alive():
+            return None
         if self._registered:
             try:
                 return await self._tell()

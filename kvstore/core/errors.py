@@ -43,6 +43,10 @@ class SessionExpiredError(KVStoreError):
     Open a new one."""
 
 
+class NotFoundError(KVStoreError):
+    """What was asked for is not known, or not any more; the message says what it was."""
+
+
 class ReservationExpiredError(KVStoreError):
     """The reservation ended before its commit; nothing became visible. Reserve again."""
 

@@ -4,6 +4,8 @@ own tokens."""
 from __future__ import annotations
 
 import hashlib
+import sys
+from array import array
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,11 @@ from kvstore.core.ids import BlockHash
 _DOMAIN = b"kvstore.block.v1"
 """16 bytes; with a 32-byte parent and 4 bytes a token every input has one reading, so no lengths
 are needed."""
+
+_BEGUN = hashlib.sha256(_DOMAIN)
+"""Copied for each block, which takes less than to begin anew."""
+
+TOKEN_BYTES = 4
 
 
 def block_hashes(
@@ -26,23 +33,52 @@ def block_hashes(
     """Hashes of the full blocks of `token_ids`; a tail shorter than a block has none.
 
     `root` is `ModelIdentity.root()` (32 bytes). With `parent`, the chain goes on after that block,
-    so that a growing conversation hashes only its new tokens. Costs about 1.3 us a block of 16
+    so that a growing conversation hashes only its new tokens. Costs about 0.4 us a block of 16
     tokens.
     Raises InvalidArgumentError for token ids that are not integers in [0, 2^32).
     """
     assert len(root) == 32
     assert block_size_tokens >= 1
-    packed = _as_uint32(token_ids).data.cast("B")
-    step = 4 * block_size_tokens
-    previous: bytes = root if parent is None else parent
-    hashes = []
-    for start in range(0, len(packed) - step + 1, step):
-        digest = hashlib.sha256(_DOMAIN)
+    packed = pack_tokens(token_ids)
+    return hash_blocks(root if parent is None else parent, packed, block_size_tokens)
+
+
+def hash_blocks(previous: bytes, packed: bytes, block_size_tokens: int) -> list[BlockHash]:
+    """As `block_hashes`, of packed tokens, after the hash of a block or the root."""
+    step = TOKEN_BYTES * block_size_tokens
+    blocks = len(packed) // step
+    hashes: list[BlockHash] = []
+    begun, append = _BEGUN.copy, hashes.append
+    for tokens in np.frombuffer(packed, f"V{step}", blocks).tolist():
+        digest = begun()
         digest.update(previous)
-        digest.update(packed[start : start + step])
+        digest.update(tokens)
         previous = digest.digest()
-        hashes.append(BlockHash(previous))
+        append(BlockHash(previous))
     return hashes
+
+
+def pack_tokens(token_ids: npt.ArrayLike) -> bytes:
+    """4 bytes a token, little-endian. A list of ints takes 5 ns a token, an array nearly nothing.
+
+    Raises InvalidArgumentError for token ids that are not integers in [0, 2^32).
+    """
+    if isinstance(token_ids, list) and token_ids and type(token_ids[0]) is int:
+        packed = _pack_list(token_ids)
+        if packed is not None:
+            return packed
+    return _as_uint32(token_ids).tobytes()
+
+
+def _pack_list(token_ids: list[int]) -> bytes | None:
+    """None: there is something wrong with them."""
+    try:
+        tokens = array("I", token_ids)
+    except (TypeError, OverflowError):
+        return None
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    return tokens.tobytes()
 
 
 def _as_uint32(token_ids: npt.ArrayLike) -> npt.NDArray[np.uint32]:

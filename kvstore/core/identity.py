@@ -32,12 +32,21 @@ class ModelIdentity:
     multimodal: str = ""
     """Digest of images or sounds that stand in the prompt; empty for text."""
     tenant_salt: str = ""
-    """Tenants with different salts never share a block."""
+    """Tenants with different salts never share a block. The last field: see `root`."""
 
     def root(self) -> bytes:
         """32 bytes that every prefix hash chain of this identity starts from."""
         values = [
             self.layout.fingerprint if isinstance(value, KVLayout) else value
-            for value in (getattr(self, field.name) for field in fields(self))
+            for value in (getattr(self, field.name) for field in fields(self)[:-1])
         ]
-        return hashlib.sha256(encode_fields("kvstore.root.v1", *values)).digest()
+        root = hashlib.sha256(encode_fields("kvstore.root.v1", *values, "")).digest()
+        return salted_root(root, self.tenant_salt)
+
+
+def salted_root(root: bytes, tenant_salt: str) -> bytes:
+    """The root of an identity with this salt, from `root` of the same one without: all that a
+    router of requests has to know of a model. An empty salt changes nothing."""
+    if not tenant_salt:
+        return root
+    return hashlib.sha256(encode_fields("kvstore.salt.v1", root, tenant_salt)).digest()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import mul
 
 import numpy as np
 import numpy.typing as npt
+
+from kvstore.core.errors import InvalidArgumentError
 
 _FORGETTING = 0.99
 """An observation counts half as much after about 70 more."""
@@ -22,6 +25,17 @@ _SMALLEST = 1e-4
 Vector = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class LinearState:
+    """All that a model has learned, as numbers: for n features n, n, n x n (row by row) and n."""
+
+    coefficients: tuple[float, ...]
+    least: tuple[float, ...]
+    certainty: tuple[float, ...]
+    moment: tuple[float, ...]
+    observations: int
+
+
 class LinearModel:
     """`y = sum(coefficient * feature)`, starting from a prior; coefficients stay at or above zero.
 
@@ -30,7 +44,7 @@ class LinearModel:
     features to about 1. An observation costs about 50 us.
     """
 
-    def __init__(self, prior: Sequence[float], *, doubt: float = 10.0) -> None:
+    def __init__(self, prior: Sequence[float], *, doubt: float = 30.0) -> None:
         """`doubt`: the prior may be off by so many times itself; one observation at the prior's own
         size then weighs `doubt` squared times as much as it."""
         start = np.array(prior, dtype=np.float64)
@@ -39,6 +53,29 @@ class LinearModel:
         self._certainty: npt.NDArray[np.float64] = np.diag(self._least / _RIDGE)
         self._moment: Vector = self._certainty @ start
         self._observations = 0
+
+    @classmethod
+    def of(cls, state: LinearState, features: int) -> LinearModel:
+        """The model whose `state` this was. Raises InvalidArgumentError if it is none of a model
+        with so many features."""
+        model = cls((0.0,) * features)
+        model._coefficients = _vector(state.coefficients, features)
+        model._least = _vector(state.least, features)
+        model._certainty = _vector(state.certainty, features**2).reshape(features, features)
+        model._moment = _vector(state.moment, features)
+        model._observations = state.observations
+        if (model._coefficients < 0).any() or (model._certainty.diagonal() <= 0).any():
+            raise InvalidArgumentError("coefficients must not be negative, and all be certain")
+        return model
+
+    def state(self) -> LinearState:
+        return LinearState(
+            self.coefficients,
+            tuple(self._least.tolist()),
+            tuple(self._certainty.ravel().tolist()),
+            tuple(self._moment.tolist()),
+            self._observations,
+        )
 
     @property
     def coefficients(self) -> tuple[float, ...]:
@@ -81,3 +118,10 @@ class LinearModel:
             used = used[solved > 0]
         result: Vector = found / scale
         return result
+
+
+def _vector(values: Sequence[float], length: int) -> Vector:
+    vector = np.array(values, dtype=np.float64)
+    if vector.shape != (length,) or not np.isfinite(vector).all():
+        raise InvalidArgumentError(f"a model's state must have {length} finite numbers here")
+    return vector

@@ -37,10 +37,11 @@ class Cursor:
     from a snapshot, for a publisher may start with blocks (a warm disk tier) that no batch tells.
     """
 
-    def __init__(self, epoch: int = 0) -> None:
-        """Nothing older than `epoch` will be believed."""
+    def __init__(self, epoch: int = 0, sequence: int | None = None) -> None:
+        """Nothing older than `epoch` will be believed; what it told up to `sequence` is applied
+        already."""
         self._epoch = epoch
-        self._sequence: int | None = None
+        self._sequence = sequence
         self._snapshot_begun = False
 
     @property

@@ -62,13 +62,17 @@ class EventSubscriber:
         target: EventTarget,
         *,
         epoch: int = 0,
+        sequence: int | None = None,
         context: zmq.asyncio.Context | None = None,
         secure: Secure | None = None,
         replay_deadline_s: float = 5.0,
+        turns: asyncio.Lock | None = None,
     ) -> None:
-        """Nothing older than `epoch` is believed. `context` can be shared by many subscribers; its
-        owner ends it after they stopped. `secure` is applied to every socket before it connects.
-        `replay_deadline_s` is the wait for each frame of an answer.
+        """Nothing older than `epoch` is believed, and what it told up to `sequence` the target has
+        already. `context` can be shared by many subscribers; its owner ends it after they stopped.
+        `secure` is applied to every socket before it connects. `replay_deadline_s` is the wait for
+        each frame of an answer. Subscribers that share `turns` take one frame after the other, so
+        that whoever else is on the loop waits for one of them, and not for one of each.
         """
         self._publisher_id = publisher_id
         self._event_endpoint = event_endpoint
@@ -76,7 +80,8 @@ class EventSubscriber:
         self._target = target
         self._secure = secure
         self._replay_deadline_s = replay_deadline_s
-        self._cursor = Cursor(epoch)
+        self._turns = turns or asyncio.Lock()
+        self._cursor = Cursor(epoch, sequence)
         self._own_context = context is None
         self._context = context
         self._socket: zmq.asyncio.Socket | None = None
@@ -188,16 +193,17 @@ class EventSubscriber:
         # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the frame.
         async with asyncio.timeout(self._replay_deadline_s):
             packed = await socket.recv()
-        frame = codec.parse(ReplayResponse, packed)
-        step = self._cursor.replayed(
-            frame.epoch,
-            frame.sequence,
-            snapshot=frame.snapshot,
-            empty=not frame.events,
-            last=frame.last,
-        )
-        self._take(step, frame.events)
-        await asyncio.sleep(0)  # a ready frame does not let others run
+        async with self._turns:
+            frame = codec.parse(ReplayResponse, packed)
+            step = self._cursor.replayed(
+                frame.epoch,
+                frame.sequence,
+                snapshot=frame.snapshot,
+                empty=not frame.events,
+                last=frame.last,
+            )
+            self._take(step, frame.events)
+            await asyncio.sleep(0)  # a ready frame does not let others run
         return frame.last
 
     def _take(self, step: Step, events: Sequence[BlockEvent]) -> None:

@@ -2,12 +2,14 @@
 
 Several error classes share a code, so the message begins with the class's name
 ("SessionExpiredError: ..."). A peer that knows the name gets the very class back; any other client
-reads a code and a sentence.
+reads a code and a sentence. When to retry after OverloadedError goes beside it, in milliseconds, as
+trailing metadata.
 """
 
 from __future__ import annotations
 
 import logging
+from math import ceil
 from typing import Any, NoReturn
 
 import grpc
@@ -18,6 +20,8 @@ _LOG = logging.getLogger(__name__)
 
 OK = 0
 
+RETRY_AFTER = "retry-after-ms"
+
 _CODES: dict[type[errors.KVStoreError], grpc.StatusCode] = {
     errors.KVStoreError: grpc.StatusCode.UNKNOWN,
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -27,10 +31,12 @@ _CODES: dict[type[errors.KVStoreError], grpc.StatusCode] = {
     errors.DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.SessionExpiredError: grpc.StatusCode.NOT_FOUND,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.ReservationExpiredError: grpc.StatusCode.ABORTED,
     errors.LeaseExpiredError: grpc.StatusCode.ABORTED,
     errors.ResourceExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.QuotaExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.ChecksumError: grpc.StatusCode.DATA_LOSS,
@@ -42,6 +48,7 @@ _CLASSES = {cls.__name__: cls for cls in _CODES}
 _DEFAULTS: dict[int, type[errors.KVStoreError]] = {
     grpc.StatusCode.CANCELLED.value[0]: errors.UnavailableError,
     grpc.StatusCode.INVALID_ARGUMENT.value[0]: errors.InvalidArgumentError,
+    grpc.StatusCode.NOT_FOUND.value[0]: errors.NotFoundError,
     grpc.StatusCode.DEADLINE_EXCEEDED.value[0]: errors.DeadlineExceededError,
     grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]: errors.ResourceExhaustedError,
     grpc.StatusCode.OUT_OF_RANGE.value[0]: errors.InvalidArgumentError,
@@ -82,14 +89,25 @@ def from_rpc_error(error: grpc.RpcError, peer: str) -> errors.KVStoreError:
     """What a failed gRPC call means. Raise the result `from error`; `peer` is named in it."""
     code, details = error.code(), error.details() or ""
     mapped = from_status(code.value[0], details)
+    if isinstance(mapped, errors.OverloadedError):
+        return errors.OverloadedError(str(mapped), retry_after_s=_retry_after_s(error))
     if type(mapped).__name__ == details.partition(": ")[0]:
         return mapped
     return type(mapped)(f"{peer}: {code.name.lower().replace('_', ' ')}: {details}")
+
+
+def _retry_after_s(error: grpc.RpcError) -> float:
+    """As told; a second where it was not, or cannot be read."""
+    told = dict(error.trailing_metadata() or ()).get(RETRY_AFTER, "")
+    return int(told) / 1000 if isinstance(told, str) and told.isdecimal() else 1.0
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
     """End a gRPC call with `error`'s status."""
     number, message = to_status(error)
     code = next(code for code in grpc.StatusCode if code.value[0] == number)
-    await context.abort(code, message)
+    metadata: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, errors.OverloadedError):
+        metadata = ((RETRY_AFTER, str(ceil(error.retry_after_s * 1000))),)
+    await context.abort(code, message, trailing_metadata=metadata)
     raise AssertionError("abort returns never")

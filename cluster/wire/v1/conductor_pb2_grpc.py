@@ -64,6 +64,21 @@ class ConductorServiceStub:
                 request_serializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.CompleteRequest.SerializeToString,
                 response_deserializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.CompleteResponse.FromString,
                 _registered_method=True)
+        self.Reserve = channel.unary_unary(
+                '/cluster.wire.v1.ConductorService/Reserve',
+                request_serializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ReserveRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ReserveResponse.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/cluster.wire.v1.ConductorService/Release',
+                request_serializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/cluster.wire.v1.ConductorService/Explain',
+                request_serializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class ConductorServiceServicer:
@@ -107,6 +122,26 @@ class ConductorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reserve(self, request, context):
+        """For engines that are not ours: Route that counts the request in for a lifetime, until Release counts it out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Why one of the last requests was placed where it was, or refused. NOT_FOUND for one that is not among them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConductorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -139,6 +174,21 @@ def add_ConductorServiceServicer_to_server(servicer, server):
                     servicer.Complete,
                     request_deserializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.CompleteRequest.FromString,
                     response_serializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.CompleteResponse.SerializeToString,
+            ),
+            'Reserve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reserve,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ReserveRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ReserveResponse.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ReleaseRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ExplainRequest.FromString,
+                    response_serializer=cluster_dot_wire_dot_v1_dot_conductor__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -303,6 +353,87 @@ class ConductorService:
             '/cluster.wire.v1.ConductorService/Complete',
             cluster_dot_wire_dot_v1_dot_conductor__pb2.CompleteRequest.SerializeToString,
             cluster_dot_wire_dot_v1_dot_conductor__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reserve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.ConductorService/Reserve',
+            cluster_dot_wire_dot_v1_dot_conductor__pb2.ReserveRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_conductor__pb2.ReserveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.ConductorService/Release',
+            cluster_dot_wire_dot_v1_dot_conductor__pb2.ReleaseRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_conductor__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.wire.v1.ConductorService/Explain',
+            cluster_dot_wire_dot_v1_dot_conductor__pb2.ExplainRequest.SerializeToString,
+            cluster_dot_wire_dot_v1_dot_conductor__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

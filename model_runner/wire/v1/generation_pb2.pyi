@@ -108,7 +108,14 @@ class HitTokens(_message.Message):
     def __init__(self, device: _Optional[int] = ..., host: _Optional[int] = ..., disk: _Optional[int] = ..., remote: _Optional[int] = ...) -> None: ...
 
 class GenerateChunk(_message.Message):
-    __slots__ = ("token_ids", "hit_tokens", "finish_reason", "published", "queue_s", "compute_s", "logprobs", "prompt_logprobs")
+    __slots__ = ("token_ids", "hit_tokens", "finish_reason", "published", "queue_s", "compute_s", "logprobs", "prompt_logprobs", "missed_blocks")
+    class MissedBlocksEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +124,7 @@ class GenerateChunk(_message.Message):
     COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    MISSED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     hit_tokens: HitTokens
     finish_reason: FinishReason
@@ -125,4 +133,5 @@ class GenerateChunk(_message.Message):
     compute_s: float
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
-    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., hit_tokens: _Optional[_Union[HitTokens, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., published: _Optional[bool] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ...) -> None: ...
+    missed_blocks: _containers.ScalarMap[str, int]
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., hit_tokens: _Optional[_Union[HitTokens, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., published: _Optional[bool] = ..., queue_s: _Optional[float] = ..., compute_s: _Optional[float] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., missed_blocks: _Optional[_Mapping[str, int]] = ...) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,6 +99,7 @@ class Worker:
 
     def reset(self) -> None:
         self.requests: list[generation.GenerateRequest] = []
+        self.asked = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.fault_at: int | None = None
         self.fault: Fault | None = None
@@ -120,6 +121,7 @@ class Worker:
 
     async def answer(self, request: generation.GenerateRequest, context, tokens_max: int):
         self.requests.append(request)
+        self.asked.set()
         if self.refusal:
             await abort(context, self.refusal)
         try:
@@ -144,6 +146,7 @@ class Worker:
             chunk.finish_reason = generation.FINISH_REASON_LENGTH
         if is_first:
             chunk.hit_tokens.CopyFrom(self.hits)
+            chunk.missed_blocks["evicted"] = 2
             chunk.compute_s = 0.25
         return chunk
 
@@ -153,10 +156,18 @@ class PrefillWorker(Worker, PrefillServiceServicer):
         add_PrefillServiceServicer_to_server(self, server)
 
     publish_fault: Fault | None = None
+    publish: Fault | None = None
+    """What publishing takes."""
 
     async def Prefill(self, request, context):
         async for chunk in self.answer(request, context, 1):
             yield chunk
+        if self.publish:
+            try:
+                await self.publish()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
         if self.publish_fault:
             await self.publish_fault()
             await abort(context, errors.UnavailableError("the worker died"))
@@ -180,6 +191,8 @@ class Conductor(ConductorServiceServicer):
         self.prefill: conductor.Member | None = None
         self.decode: list[conductor.Member] = []
         self.routes: list[conductor.RouteRequest] = []
+        self.refusal: errors.KVStoreError | None = None
+        self.chosen: conductor.Candidate | None = None
         self.completions: asyncio.Queue[conductor.CompleteRequest] = asyncio.Queue()
         self.address = ""
 
@@ -198,10 +211,18 @@ class Conductor(ConductorServiceServicer):
 
     async def Route(self, request, context):
         self.routes.append(request)
+        if self.refusal:
+            await abort(context, self.refusal)
         if not self.decode:
             await abort(context, errors.UnavailableError("no decode worker is there"))
         decode = self.decode[0] if len(self.decode) == 1 else self.decode.pop(0)
-        return conductor.RouteResponse(prefill=self.prefill, decode=decode)
+        chosen = self.chosen
+        return conductor.RouteResponse(
+            prefill=self.prefill,
+            decode=decode,
+            chosen=chosen,
+            candidates=[] if chosen is None else [chosen],
+        )
 
     async def Complete(self, request, context):
         self.completions.put_nowait(request)
@@ -236,6 +257,9 @@ class Cluster:
 
     def decode_only(self) -> None:
         self.conductor.prefill = None
+
+
+ClusterOf = Callable[..., AbstractAsyncContextManager[Cluster]]
 
 
 def model_info(path: str) -> conductor.ModelInfo:
@@ -308,6 +332,18 @@ async def conducted(
         )
         stack.push_async_callback(client.close)
         yield cluster, server, client
+
+
+@pytest.fixture(scope="session")
+def cluster_of() -> ClusterOf:
+    """Starts a cluster with a tokenizer, saved at a path, and settings of the gateway."""
+
+    def start(
+        tokenizer: PreTrainedTokenizerFast, path: str, settings: dict[str, object] | None = None
+    ) -> AbstractAsyncContextManager[Cluster]:
+        return run_cluster(tokenizer, model_info(path), settings or {})
+
+    return start
 
 
 @pytest.fixture

@@ -138,6 +138,16 @@ async def test_sampling_fields_reach_the_worker(cluster) -> None:
     assert request.bypass_cache
 
 
+@pytest.mark.parametrize(
+    ("asked", "passed"), [({"priority": -7}, 7), ({"priority": 3}, -3), ({}, 0)]
+)
+async def test_priority_reaches_conductor_and_workers(cluster, asked, passed) -> None:
+    """The smaller one goes first to clients, the larger one inside."""
+    await cluster.openai.completions.create(model="tiny", prompt="fox", extra_body=asked)
+    told = [*cluster.conductor.routes, *cluster.prefill.requests, *cluster.decode.requests]
+    assert [one.priority for one in told] == [passed] * 3
+
+
 async def test_every_sampling_field_reaches_the_worker(cluster) -> None:
     await cluster.openai.completions.create(
         model="tiny",

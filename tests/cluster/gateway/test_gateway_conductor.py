@@ -58,9 +58,21 @@ async def test_bypassed_cache_is_decoded_only(conducted) -> None:
 
 
 async def test_conductor_gone(conducted) -> None:
-    _, server, client = conducted
+    cluster, server, client = conducted
     await ask(client)
     await server.stop()
+    for _ in range(4):  # the workers that were last seen take turns
+        assert await ask(client) == "the lazy dog"
+    assert len(cluster.decode.requests) + len(cluster.spare.requests) == 5
+    assert min(len(cluster.decode.requests), len(cluster.spare.requests)) == 2
+    url = str(client.base_url).replace("/v1/", "/health")
+    async with asyncio.timeout(20):
+        while (await client._client.get(url)).status_code != 503:  # known for a second
+            await asyncio.sleep(0.05)
+
+
+async def test_conductor_never_seen(cluster) -> None:
+    await cluster.conductor.stop()
     with pytest.raises(openai.InternalServerError, match="conductor") as caught:
-        await ask(client)
+        await ask(cluster.openai)
     assert caught.value.status_code == 503

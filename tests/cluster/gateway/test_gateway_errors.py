@@ -19,6 +19,9 @@ COMPLETION = {"model": "tiny", "prompt": "fox"}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
 
 
+TOOL = {"type": "function", "function": {"name": "clock"}}
+
+
 def image_message() -> dict[str, object]:
     part = {"type": "image_url", "image_url": {"url": "http://x"}}
     return {"role": "user", "content": [part]}
@@ -76,6 +79,9 @@ BAD_COMPLETIONS = [
     ({"stop_token_ids": [5] * 129}, "stop_token_ids", "list of up to 128 token ids"),
     ({"bad_words": "fox"}, "bad_words", "list of up to 256 non-empty strings"),
     ({"bad_words": [""]}, "bad_words", "list of up to 256 non-empty strings"),
+    ({"priority": -101}, "priority", "greater than or equal to -100"),
+    ({"priority": 101}, "priority", "less than or equal to 100"),
+    ({"priority": "high"}, "priority", "integer"),
     ({"min_tokens": -1}, "min_tokens", "greater than or equal to 0"),
     ({"min_tokens": 17}, "min_tokens", "17 is more than the answer's 16"),
     ({"logprobs": -1}, "logprobs", "greater than or equal to 0"),
@@ -103,6 +109,14 @@ BAD_CHATS = [
     ({"logprobs": 1}, "logprobs", "boolean"),
     ({"top_logprobs": 2}, "top_logprobs", "needs logprobs: true"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
+    ({"tools": [TOOL]}, "tools", "takes none"),
+    ({"messages": [{"role": "user", "content": "x"}] * 4097}, "messages", "at most 4096"),
+    ({"audio": {"voice": "x"}}, "audio", "only text"),
+    ({"modalities": ["audio"]}, "modalities", "only"),
+    ({"structured_outputs": {"regex": "x"}}, "structured_outputs", "describe the format"),
+    ({"slo_ttft_ms": 0}, "slo_ttft_ms", "greater than 0"),
+    ({"slo_itl_ms": -1}, "slo_itl_ms", "greater than 0"),
+    ({"slo_itl_ms": 1e9}, "slo_itl_ms", "less than or equal to 3600000"),
     ({"max_completion_tokens": 0}, "max_completion_tokens", "greater than or equal to 1"),
 ]
 

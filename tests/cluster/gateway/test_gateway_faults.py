@@ -46,9 +46,62 @@ async def test_prefill_worker_dying_before_it_has_published(cluster, how) -> Non
 
 
 async def test_publishing_that_hangs_is_not_waited_for(cluster, monkeypatch) -> None:
-    monkeypatch.setattr("cluster.gateway.generate.PUBLISH_WAIT_S", 0.05)
+    monkeypatch.setattr("cluster.gateway.handoff.PUBLISH_WAIT_S", 0.05)
     cluster.prefill.publish_fault = asyncio.Event().wait
     assert await ask(cluster) == "the lazy dog"
+
+
+def on_one_host(cluster) -> None:
+    cluster.conductor.prefill.node_id = cluster.conductor.decode[0].node_id = "node-0"
+
+
+async def test_on_one_host_decoding_does_not_wait_for_publishing(cluster, caplog) -> None:
+    on_one_host(cluster)
+    cluster.prefill.publish = cluster.decode.asked.wait
+    assert await ask(cluster) == "the lazy dog"
+    assert "not published" not in caplog.text
+    assert not cluster.prefill.cancelled.is_set()
+
+
+async def test_elsewhere_decoding_waits_for_publishing(cluster) -> None:
+    asked: list[int] = []
+
+    async def a_while() -> None:
+        await asyncio.sleep(0.2)
+        asked.append(len(cluster.decode.requests))
+
+    cluster.conductor.prefill.node_id, cluster.conductor.decode[0].node_id = "node-0", "node-1"
+    cluster.prefill.publish = a_while
+    assert await ask(cluster) == "the lazy dog"
+    assert asked == [0]
+
+
+async def test_on_one_host_publishing_that_fails_is_no_failure(cluster, caplog) -> None:
+    on_one_host(cluster)
+    cluster.prefill.publish_fault = nothing
+    assert await ask(cluster) == "the lazy dog"
+    assert caplog.text.count("did not publish") == 1
+
+
+async def test_on_one_host_publishing_that_hangs_ends_with_its_time(cluster, monkeypatch) -> None:
+    monkeypatch.setattr("cluster.gateway.handoff.PUBLISH_WAIT_S", 0.05)
+    on_one_host(cluster)
+    cluster.prefill.publish = asyncio.Event().wait
+    assert await ask(cluster) == "the lazy dog"
+    await asyncio.wait_for(cluster.prefill.cancelled.wait(), 10)
+
+
+async def test_on_one_host_a_client_that_leaves_ends_publishing_too(cluster) -> None:
+    on_one_host(cluster)
+    cluster.prefill.publish = asyncio.Event().wait
+    cluster.decode.fault_at, cluster.decode.fault = 2, asyncio.Event().wait
+    stream = await cluster.openai.completions.create(model="tiny", prompt="fox", stream=True)
+    async for _ in stream:
+        break
+    await asyncio.wait_for(cluster.decode.asked.wait(), 10)
+    await stream.close()
+    await asyncio.wait_for(cluster.prefill.cancelled.wait(), 10)
+    await asyncio.wait_for(cluster.decode.cancelled.wait(), 10)
 
 
 @pytest.mark.parametrize("fault_at", [1, 3], ids=["before its first token", "mid-stream"])

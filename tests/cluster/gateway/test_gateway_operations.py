@@ -6,6 +6,7 @@ import asyncio
 import socket
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from cluster.gateway.app import Gateway, _listen
 from cluster.gateway.config import GatewayConfig
@@ -126,6 +127,23 @@ async def test_model_without_a_tokenizer_is_unavailable(cluster, tmp_path, conte
     assert str(tmp_path) in response.json()["error"]["message"]
 
 
+async def test_model_without_a_chat_template_completes_and_does_not_chat(cluster, tmp_path) -> None:
+    bare = PreTrainedTokenizerFast(
+        tokenizer_object=cluster.tokenizer.backend_tokenizer, eos_token="</s>"
+    )
+    bare.save_pretrained(tmp_path)
+    for member in cluster.conductor.members:
+        member.model.path = str(tmp_path)
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "fox"}]}
+    refused = await cluster.http.post("/v1/chat/completions", json=chat)
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", "messages")
+    assert "no chat template; use /v1/completions" in error["message"]
+    answer = await cluster.openai.completions.create(model="tiny", prompt="fox")
+    assert answer.choices[0].text == "the lazy dog"
+
+
 async def test_connections_send_tokens_at_once() -> None:
     """Nagle's algorithm would hold tokens back until the client acknowledges the last one."""
     no_delay = asyncio.get_running_loop().create_future()
@@ -144,7 +162,7 @@ async def test_connections_send_tokens_at_once() -> None:
 
 
 async def test_base_url_can_be_used_where_all_addresses_are_served() -> None:
-    gateway = Gateway(GatewayConfig(host="0.0.0.0", port=0))
+    gateway = Gateway(GatewayConfig(host="0.0.0.0", port=0, allow_insecure=True))
     await gateway.start()
     assert gateway.base_url.startswith("http://127.0.0.1:")
     await gateway.stop()

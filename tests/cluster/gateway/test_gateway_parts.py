@@ -188,7 +188,7 @@ def test_observation_figures() -> None:
     seen = Observation(metrics, clock, model="m", prompt_tokens=20, arrived_s=clock())
     clock.now_s += 2
     hits = generation.HitTokens(host=8)
-    seen.chunk(generation.GenerateChunk(token_ids=[1], hit_tokens=hits, compute_s=1.5))
+    seen.chunk(generation.GenerateChunk(token_ids=[1], hit_tokens=hits, compute_s=1.5, queue_s=0.5))
     seen.chunk(generation.GenerateChunk(published=True))
     clock.now_s += 3
     seen.chunk(generation.GenerateChunk(token_ids=[1, 2, 3], hit_tokens=generation.HitTokens()))
@@ -200,6 +200,8 @@ def test_observation_figures() -> None:
         computed_tokens=12,
         itl_mean_s=1,
         output_tokens=4,
+        queue_s=0.5,
+        hits=conductor.HitTokens(host=8),
     )
     unlearned = conductor.CompleteRequest(request_id="r", output_tokens=4)
     assert seen.completion("r", failed=False, as_routed=False) == unlearned

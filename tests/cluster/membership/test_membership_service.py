@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -25,117 +23,10 @@ from kvstore.core.errors import (
     SessionExpiredError,
     UnavailableError,
 )
-from kvstore.core.ids import BlockHash, BlockKeys, LayoutFingerprint
 from kvstore.events.publisher import EventPublisher
 from kvstore.tiers.base import TierKind
-from kvstore.wire.v1 import block_pb2
 
-FINGERPRINT = LayoutFingerprint(b"f" * 16)
-BLOCK_TOKENS = 16
-KEYS = BlockKeys(FINGERPRINT, [BlockHash(bytes([i]) * 32) for i in range(1, 11)])
-
-
-async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            answer = condition()
-            if await answer if isinstance(answer, Awaitable) else answer:
-                return
-            await asyncio.sleep(0.01)
-
-
-def model(root: bytes = b"r" * 32, *, name: str = "tiny", dtype: str = "float32") -> pb.ModelInfo:
-    layout = block_pb2.KVLayout(
-        num_layers=2, num_kv_heads=2, head_dim=8, block_size_tokens=BLOCK_TOKENS, dtype=dtype
-    )
-    return pb.ModelInfo(
-        name=name, identity_root=root, layout=layout, max_context_tokens=4096, path="/models/tiny"
-    )
-
-
-def worker(
-    member_id: str, role: pb.Role, *, node_id: str = "node-a", served: pb.ModelInfo | None = None
-) -> pb.Member:
-    return pb.Member(
-        member_id=member_id,
-        role=role,
-        grpc_address=f"{member_id}:1",
-        node_id=node_id,
-        model=served or model(),
-    )
-
-
-class FakeMember:
-    """A publisher whose inventory the test sets, and the registrar that announces it."""
-
-    def __init__(self, member: pb.Member, epoch: int, held: dict[TierKind, BlockKeys]) -> None:
-        self.member = member
-        self.epoch = epoch
-        self.publisher = EventPublisher(
-            member.member_id,
-            epoch,
-            "tcp://127.0.0.1:0",
-            "tcp://127.0.0.1:0",
-            lambda: list(held.items()),
-        )
-        self.load = pb.Load(total_blocks=100, free_blocks=100)
-
-    async def start(self, conductor: str) -> None:
-        await self.publisher.start()
-        self.member.event_endpoint = self.publisher.event_endpoint
-        self.member.replay_endpoint = self.publisher.replay_endpoint
-        self.registrar = Registrar(
-            conductor, self.member, self.epoch, lambda: self.load, heartbeat_s=0.05
-        )
-        await self.registrar.start()
-
-    async def kill(self) -> None:
-        """Fall silent without a word."""
-        assert self.registrar._task is not None
-        self.registrar._task.cancel()
-        await asyncio.wait([self.registrar._task])
-        await self.registrar._client.close()
-        await self.publisher.stop()
-
-    async def stop(self) -> None:
-        await self.registrar.stop()
-        await self.publisher.stop()
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ConductorServer]:
-    conductor = ConductorServer(ConductorConfig(member_ttl_ms=500))
-    await conductor.start()
-    yield conductor
-    await conductor.stop()
-
-
-@pytest.fixture
-async def client(server: ConductorServer) -> AsyncIterator[ConductorClient]:
-    async with ConductorClient(server.address) as connected:
-        yield connected
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as exits:
-        yield exits
-
-
-def request(request_id: str = "r1", *, blocks: int = 10, **fields: object) -> pb.RouteRequest:
-    keys = b"".join(h[:8] for h in KEYS.hashes[:blocks])
-    defaults: dict[str, object] = {
-        "model": "tiny",
-        "routing_keys": keys,
-        "prompt_tokens": blocks * BLOCK_TOKENS + 5,
-        "max_tokens": 8,
-    }
-    return pb.RouteRequest(request_id=request_id, **(defaults | fields))  # type: ignore[arg-type]
-
-
-async def start(stack: AsyncExitStack, server: ConductorServer, member: FakeMember) -> None:
-    await member.start(server.address)
-    stack.push_async_callback(member.stop)
+from .members import BLOCK_TOKENS, KEYS, FakeMember, model, request, start, until, worker
 
 
 async def test_routes_to_where_the_blocks_are(
@@ -143,20 +34,23 @@ async def test_routes_to_where_the_blocks_are(
 ) -> None:
     cold = FakeMember(worker("p-0", pb.ROLE_PREFILL, node_id="node-b"), 1, {})
     warm = FakeMember(worker("p-1", pb.ROLE_PREFILL), 1, {TierKind.DEVICE: KEYS[:4]})
-    decode = FakeMember(worker("d-0", pb.ROLE_DECODE), 1, {})
+    decode = FakeMember(worker("d-0", pb.ROLE_DECODE, node_id="node-c"), 1, {})
     node = pb.Member(
         member_id="node-a", role=pb.ROLE_NODE, grpc_address="node-a:1", node_id="node-a"
     )
     host = FakeMember(node, 1, {TierKind.HOST: KEYS[:9]})
-    for member in (cold, warm, decode, host):
+    other = pb.Member(
+        member_id="node-b", role=pb.ROLE_NODE, grpc_address="node-b:1", node_id="node-b"
+    )
+    for member in (cold, warm, decode, host, FakeMember(other, 1, {})):
         await start(stack, server, member)
     await until(lambda: server.statistics().indexed_blocks == 9)
 
     placed = await client.route(request())
     assert placed.prefill == warm.member
     assert placed.decode == decode.member
-    assert [c.member_id for c in placed.candidates] == ["p-0", "p-1"]
-    first, second = placed.candidates
+    first, second = sorted(placed.candidates, key=lambda candidate: candidate.member_id)
+    assert (first.member_id, second.member_id) == ("p-0", "p-1")
     assert second == placed.chosen
     assert (second.device_tokens, second.host_tokens, second.disk_tokens) == (64, 80, 0)
     assert (first.device_tokens, first.host_tokens, first.remote_tokens) == (0, 0, 144)
@@ -400,3 +294,29 @@ async def test_a_stranger_on_the_event_sockets_harms_nobody(
         stranger.send_multipart([b"", b"two frames"])
         await until(lambda: member.publisher.statistics().malformed_requests == 2)
     await until(lambda: server.statistics().indexed_blocks == 10)
+
+
+async def test_a_member_that_cannot_serve_any_more_gets_nothing(
+    server: ConductorServer, client: ConductorClient, stack: AsyncExitStack
+) -> None:
+    alive = [True]
+    dying = Registrar(
+        server.address,
+        worker("d-0", pb.ROLE_DECODE),
+        1,
+        lambda: pb.Load(),
+        heartbeat_s=0.01,
+        alive=lambda: alive[0],
+    )
+    await dying.start()
+    stack.push_async_callback(dying.stop)
+    assert (await client.route(request())).decode.member_id == "d-0"
+    alive[0] = False
+
+    async def drained() -> bool:
+        return all(status.draining for status in await client.list_members())
+
+    await until(drained)
+    with pytest.raises(UnavailableError, match="no decode worker"):
+        await client.route(request())
+    await until(lambda: server.statistics().members == 0)  # it does not come back

@@ -98,7 +98,7 @@ def test_a_chain_from_every_tier(lab: Lab, nodes: Nodes) -> None:
     bench.computed()
     answer = bench.ask(PROMPT)
     assert_found(lab, bench, answer, FULL)
-    # Where there are windows alone, the last one is all that is loaded; it counts for what precedes.
+    # Where there are windows alone, only the last one is loaded: it counts for what precedes it.
     from_host = set() if lab.family.windows_only else {HOST}
     assert set(answer.hits) == {DEVICE, DISK} | from_host
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.core.errors import InvalidArgumentError
-from kvstore.core.identity import ModelIdentity
+from kvstore.core.identity import ModelIdentity, salted_root
 from kvstore.core.layout import DTYPE_BYTES, KVLayout
 
 LAYOUT = KVLayout(num_layers=4, num_kv_heads=2, head_dim=64, block_size_tokens=16, dtype="bfloat16")
@@ -45,6 +45,12 @@ def test_every_field_of_the_layout_changes_fingerprint_and_root(name: str) -> No
     other = replace(layout, **{name: OTHER_LAYOUT_VALUE[name]})
     assert other.fingerprint != layout.fingerprint
     assert replace(IDENTITY, layout=other).root() != replace(IDENTITY, layout=layout).root()
+
+
+def test_whoever_knows_the_root_knows_that_of_every_salt() -> None:
+    for salt in ("", "team-a", "team-b"):
+        assert salted_root(IDENTITY.root(), salt) == replace(IDENTITY, tenant_salt=salt).root()
+    assert len({salted_root(IDENTITY.root(), salt) for salt in ("", "team-a", "team-b")}) == 3
 
 
 def test_a_value_counts_for_the_field_it_stands_in() -> None:

@@ -25,8 +25,8 @@ from kvstore.testing.node_process import NodeProcess, node_process
 from kvstore.tiers.base import TierKind
 from kvstore.transports.process import this_process
 from model_runner.config import WorkerConfig
-from model_runner.runner import ModelRunner
 from model_runner.kv_groups import BlockTable
+from model_runner.runner import ModelRunner
 from model_runner.step import ForwardChunk
 
 from .conftest import BLOCK, VOCAB, generate, tokens
