@@ -103,7 +103,7 @@ def simulate(
     if plot is not None:
         from cluster.simulator.plots import plot as draw
 
-        draw(plot, _command(), points)
+        draw(plot, f"profile {scenario.profile.name}, {scenario.title}", points)
 
 
 def _show(points: list[Point], scenario: Scenario, *, as_json: bool) -> None:

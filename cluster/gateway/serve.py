@@ -99,42 +99,52 @@ async def _start(
     arrived_s = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout_at(deadline_s):
-            model = await services.cluster.catalog.get(call.fields.model)
-            tokenizer = await services.tokenizers.get(model)
-
-            def build() -> list[Job]:
-                return build_jobs(
-                    envelope.id,
-                    model,
-                    tokenizer,
-                    call.encode(tokenizer),
-                    call.fields,
-                    wishes,
-                    call.answer_tokens_asked,
-                    call.answer_tokens_default,
-                    services.prompt_keys,
-                )
-
-            large = len(await request.body()) > INLINE_BODY_BYTES_MAX
-            jobs = await asyncio.to_thread(build) if large else build()
+            prepared = await _prepare(services, request, call, wishes, envelope)
     except DeadlineExceededError:  # of the conductor; it says more
         raise
     except TimeoutError as error:
         raise DeadlineExceededError("the request could not be prepared in time") from error
-    prompt_tokens = sum(len(job.prompt_token_ids) for job in jobs[:: call.fields.n])
-    services.limits.charge(wishes.tenant.name, prompt_tokens)
-    record = RequestRecord(
-        envelope.id, request_id.get() or "", wishes.tenant.name, call.fields.model
-    )
+    jobs, tenant = prepared.jobs, wishes.tenant.name
+    services.limits.charge(tenant, sum(len(j.prompt_token_ids) for j in jobs[:: call.fields.n]))
+    record = RequestRecord(envelope.id, request_id.get() or "", tenant, call.fields.model)
     services.journal.open(record)
     answer = Answer(
         _generations(services, jobs, record, call.fields.n, arrived_s, deadline_s),
-        tokenizer,
-        _shape(call, tokenizer),
+        prepared.tokenizer,
+        _shape(call, prepared.tokenizer),
         deadline_s=deadline_s,
     )
     answer.start()
     return answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    tokenizer: PreTrainedTokenizerBase
+    jobs: Sequence[Job]
+
+
+async def _prepare(
+    services: Services, request: Request, call: Call, wishes: Wishes, envelope: Envelope
+) -> _Prepared:
+    model = await services.cluster.catalog.get(call.fields.model)
+    tokenizer = await services.tokenizers.get(model)
+
+    def build() -> list[Job]:
+        return build_jobs(
+            envelope.id,
+            model,
+            tokenizer,
+            call.encode(tokenizer),
+            call.fields,
+            wishes,
+            call.answer_tokens_asked,
+            call.answer_tokens_default,
+            services.prompt_keys,
+        )
+
+    large = len(await request.body()) > INLINE_BODY_BYTES_MAX
+    return _Prepared(tokenizer, await asyncio.to_thread(build) if large else build())
 
 
 def _shape(call: Call, tokenizer: PreTrainedTokenizerBase) -> AnswerShape:

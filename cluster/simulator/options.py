@@ -8,7 +8,7 @@ from math import inf
 from typing import get_args
 
 from cluster.conductor.admission import AdmissionMode
-from cluster.conductor.policies.registry import POLICY_NAMES
+from cluster.conductor.policies.registry import BALANCING_THRESHOLD, POLICY_NAMES
 from cluster.conductor.types import Targets
 from cluster.membership.registrar import HEARTBEAT_S
 from cluster.simulator.profiles import Profile
@@ -29,6 +29,8 @@ class SimulationOptions:
     """Instances that prefill and decode; or else:"""
     prefill: int = 0
     decode: int = 0
+    balancing_threshold: float = BALANCING_THRESHOLD
+    """Of the policy global-cache-aware."""
     admission: AdmissionMode = "predictive"
     targets: Targets = field(default_factory=Targets)
     seed: int = 0
@@ -51,7 +53,7 @@ class SimulationOptions:
                 f"workers {self.workers}, prefill {self.prefill}, decode {self.decode}: give either"
                 " a number of workers, or one of prefill and one of decode workers"
             )
-        for name in ("heartbeat_s", "member_ttl_s", "mtbf_s", "repair_s"):
+        for name in ("balancing_threshold", "heartbeat_s", "member_ttl_s", "mtbf_s", "repair_s"):
             _check_positive(name, getattr(self, name))
         for name in ("ttft_s", "itl_s"):
             _check_positive(f"target {name}", getattr(self.targets, name))

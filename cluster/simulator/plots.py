@@ -25,7 +25,7 @@ def plot(path: Path, title: str, points: Sequence[Point]) -> None:
     """
     pyplot = _pyplot()
     figure = _timeline(pyplot, points[0].report) if len(points) == 1 else _bars(pyplot, points)
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
@@ -38,6 +38,7 @@ def _bars(pyplot: Any, points: Sequence[Point]) -> Any:
         bars = axis.bar(range(len(points)), [value(point.report) for point in points])
         axis.bar_label(bars, fmt="%.3g", fontsize=8)
         axis.set_xticks(range(len(points)), labels, rotation=30 if len(points) > 4 else 0)
+        axis.margins(y=0.12)
         axis.set_title(name)
         axis.set_xlabel(" / ".join(points[0].values))
     return figure

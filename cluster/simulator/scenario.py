@@ -42,6 +42,12 @@ class Scenario:
     choices: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `SimulationOptions`, and of its `Targets`."""
 
+    @property
+    def title(self) -> str:
+        """What was chosen, in short."""
+        chosen = [f"{name} {value}" for name, value in sorted(self.choices.items())]
+        return ", ".join([f"workload {self.workload}", f"speedup {self.speedup:g}", *chosen])
+
     def varied(self, settings: Mapping[str, Any]) -> Scenario:
         """Some of it set: fields of `Profile`, `SimulationOptions` and `Targets`, `workload`,
         `speedup`, and names in other units (slo_ttft_ms, slo_itl_ms, event_delay_ms, network_gbps).

@@ -28,6 +28,11 @@ _ATTEMPTS_MAX = 2
 _SAMPLES = 512
 
 
+def _make_policy(options: SimulationOptions) -> Policy:
+    threshold = options.balancing_threshold
+    return make_policy(options.policy, options.seed, balancing_threshold=threshold)
+
+
 class Simulation:
     """One cluster and one workload, to be run once. The same input gives the same report, bit for
     bit.
@@ -47,7 +52,7 @@ class Simulation:
         self._timeline = Timeline()
         ttl_s = options.member_ttl_s if options.has_failures else inf
         self._conductor = Conductor(
-            policy or make_policy(options.policy, options.seed),
+            policy or _make_policy(options),
             self._timeline,
             member_ttl_s=ttl_s,
             admission=options.admission,

@@ -14,7 +14,7 @@ from cluster.membership.server import ConductorServer
 
 @pytest.fixture
 async def server() -> AsyncIterator[ConductorServer]:
-    conductor = ConductorServer(ConductorConfig(member_ttl_ms=500))
+    conductor = ConductorServer(ConductorConfig(member_ttl_ms=2_000))
     await conductor.start()
     yield conductor
     await conductor.stop()

@@ -244,7 +244,7 @@ async def test_refused_member_of_known_id_can_correct_itself(client: ConductorCl
     member = bad_member(event_endpoint="nonsense", replay_endpoint="tcp://127.0.0.1:1")
     with pytest.raises(InvalidArgumentError):
         await client.register(member, 5)
-    assert await client.register(worker("d-9", pb.ROLE_DECODE), 4) == 0.5
+    assert await client.register(worker("d-9", pb.ROLE_DECODE), 4) == 2
 
 
 async def test_taken_address_is_a_configuration_error(server: ConductorServer) -> None:
