@@ -55,7 +55,7 @@ class StepModel(Protocol):
 
 
 def room_tokens(model: StepModel) -> int | None:
-    """How long a request may become that has the device tier to itself; None = as long as it likes."""
+    """How long a request may become that has the device tier to itself; None = unlimited."""
     rooms = [
         group.room_tokens(cache.num_blocks)
         for group, cache in zip(model.groups, model.caches, strict=True)

@@ -22,7 +22,6 @@ from kvstore.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from kvstore.transports.security.keys import load_client_keys
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,6 +62,8 @@ def _configured(settings: Settings) -> str:
 def _fetch(settings: Settings, base_url: str, request: str, accept: str, timeout_s: float) -> str:
     """Shows the gateway the cluster's own token, if there is one: a gateway that asks for keys
     knows it by the same file of clients."""
+    from kvstore.transports.security.keys import load_client_keys
+
     base_url = base_url.rstrip("/").removesuffix("/v1")
     if not base_url.startswith(("http://", "https://")):
         raise ConfigurationError(f"--gateway {base_url}: write http://HOST:PORT")

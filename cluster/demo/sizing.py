@@ -51,8 +51,6 @@ def demo_settings(facts: ModelFacts, size: WorkloadSize, disk_folder: Path) -> S
         device_blocks=device_blocks,
         max_context_tokens=size.context_tokens,
     )
-    # The decode worker also computes the references, several at a time and without the cache.
-    decode = {"worker_id": "decode-0", "device_blocks": 3 * device_blocks}
     return Settings(
         model=str(facts.folder),
         node=NodeConfig(
@@ -61,7 +59,7 @@ def demo_settings(facts: ModelFacts, size: WorkloadSize, disk_folder: Path) -> S
             disk_path=disk_folder,
         ),
         prefill=prefill,
-        decode=prefill.model_copy(update=decode),
+        decode=prefill.model_copy(update={"worker_id": "decode-0"}),
         conductor=ConductorConfig(),
         gateway=GatewayConfig(port=0),
     )

@@ -41,6 +41,8 @@ class ToolCallReader:
         self._scanned = 0
         """Characters inside of a call in which its end does not begin."""
         self._after_call = False
+        self._space = ""
+        """Before the call that is being read: text, if it turns out to be none."""
 
     def push(self, text: str) -> list[str | ToolCall]:
         """What this text made certain, in its order."""
@@ -54,7 +56,8 @@ class ToolCallReader:
 
     def flush(self) -> str:
         """The rest: no more text will come. A call that was not finished is text."""
-        rest = OPEN + self._held if self._inside else self._text(self._held)
+        rest = self._text(self._space + OPEN) if self._inside else ""
+        rest += self._held if self._inside else self._text(self._held)
         self._held = ""
         return rest
 
@@ -63,7 +66,9 @@ class ToolCallReader:
         self._goes_on = bool(opened)
         if opened:
             self._inside, self._scanned, self._held = True, 0, after
-            yield self._text(before.rstrip())
+            text = before.rstrip()
+            self._space = before[len(text) :]
+            yield self._text(text)
             return
         kept = _undecided(before)
         self._held = before[len(before) - kept :]
@@ -78,10 +83,10 @@ class ToolCallReader:
         body, self._held = self._held[:end], self._held[end + len(CLOSE) :]
         self._inside = False
         call = _read(body)
-        self._after_call = call is not None
         if call is None:
-            yield OPEN + body + CLOSE
+            yield self._text(self._space + OPEN) + body + CLOSE
             return
+        self._after_call = True
         yield ToolCall(self.num_calls, self._draw_id(), call.name, call.arguments)
         self.num_calls += 1
 

@@ -37,7 +37,9 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
     }
     if (current := request_id.get()) is not None:
         fields["request_id"] = current
-    fields |= {k: v for k, v in vars(record).items() if k not in _OWN_ATTRIBUTES}
+    # Libraries put private attributes on each record, with a leading underscore.
+    extra = {k: v for k, v in vars(record).items() if k not in _OWN_ATTRIBUTES}
+    fields |= {k: v for k, v in extra.items() if not k.startswith("_")}
     if record.exc_info:
         fields["exception"] = logging.Formatter().formatException(record.exc_info)
     return fields

@@ -139,7 +139,8 @@ def test_a_worker_sleeps_when_idle_and_finishes_what_runs_when_told_to_end(
         running.wait()
     assert running.error is None
     assert running.tokens == reference(PROMPT, num_tokens)
-    assert refused.code() is grpc.StatusCode.UNAVAILABLE
+    # A call that arrives as the last ones end is cancelled by the server: unavailable, to clients.
+    assert refused.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     assert worker.process.wait(DEADLINE_S) == 0
 
 
