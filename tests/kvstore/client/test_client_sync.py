@@ -68,6 +68,7 @@ def test_many_threads_share_one_client():
 
 async def test_a_sync_client_talks_to_a_node(make_node):
     node = await make_node()
+    before = set(threading.enumerate())
 
     def work():
         with SyncClient.connect(node.zmq_endpoint) as client:
@@ -80,7 +81,8 @@ async def test_a_sync_client_talks_to_a_node(make_node):
     assert await asyncio.to_thread(work)
     with pytest.raises(UnavailableError):
         await asyncio.to_thread(SyncClient.connect, "tcp://127.0.0.1:1", deadline_s=0.2)
-    assert not [thread for thread in threading.enumerate() if "kvstore-client" in thread.name]
+    new = set(threading.enumerate()) - before
+    assert not [thread for thread in new if "kvstore-client" in thread.name]
 
 
 @pytest.mark.parametrize(
